@@ -1,0 +1,137 @@
+"""Every way a request can fail, in OpenAI's error shape.
+
+Whose fault it is decides the status: the caller's is 4xx, the proxy's or the model's is what the proxy said
+where that helps the caller and 502 or 503 otherwise, ours is 500. A proxy's words are relayed only where
+they are about the caller's request; other errors may tell of hosts and addresses that are not the caller's.
+"""
+
+from dataclasses import dataclass
+
+import openai
+
+_UNPROCESSED = "invalid_request_error"
+_SERVER = "server_error"
+_TRY_AGAIN_S = "1"
+
+
+@dataclass(eq=False)
+class Failure(Exception):  # noqa: N818 - it is how a request ends, and what the client is shown
+    """A request's failure, ready to be shown.
+
+    Args:
+        status: The HTTP status, where no answer has begun.
+        message: What was expected and what was got; never a prompt.
+        error_type: OpenAI's `type`.
+        code: OpenAI's `code`, the machine's word for it.
+        param: The field of the request that is wrong.
+        retry_after: The `retry-after` header's value.
+    """
+
+    status: int
+    message: str
+    error_type: str = _SERVER
+    code: str | None = None
+    param: str | None = None
+    retry_after: str | None = None
+
+    def __post_init__(self) -> None:
+        super().__init__(self.message)
+
+    @property
+    def body(self) -> dict[str, object]:
+        """The JSON object that the client gets."""
+        return {
+            "error": {
+                "message": self.message,
+                "type": self.error_type,
+                "param": self.param,
+                "code": self.code,
+            }
+        }
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """The headers that go with it."""
+        return {} if self.retry_after is None else {"retry-after": self.retry_after}
+
+
+def bad_request(message: str, *, param: str | None = None, code: str | None = None) -> Failure:
+    """The caller's request is wrong."""
+    return Failure(400, message, _UNPROCESSED, code, param)
+
+
+def of_status(status: int, message: str) -> Failure:
+    """The caller's request reaches nothing here: 404, 405, 413, 415."""
+    return Failure(status, message, _UNPROCESSED)
+
+
+def unknown_model(name: str) -> Failure:
+    """The caller asked for a model that is not this one."""
+    message = f"The model `{name[:64]}` does not exist here. This service is the model `muster-agent`."
+    return Failure(404, message, _UNPROCESSED, "model_not_found", "model")
+
+
+def run_timeout(limit_s: float) -> Failure:
+    """The run took too long."""
+    return Failure(504, f"The run took longer than {limit_s:g} seconds.", _SERVER, "run_timeout")
+
+
+def internal() -> Failure:
+    """A fault of this service."""
+    return Failure(500, "The agent service failed. Its log has this request's id.", _SERVER, "internal_error")
+
+
+def unreadable_answer() -> Failure:
+    """What the proxy sent is no answer of an OpenAI model."""
+    message = "The model's answer broke off or could not be read."
+    return Failure(502, message, _SERVER, "proxy_protocol_error")
+
+
+def no_model() -> Failure:
+    """The proxy lists no model yet."""
+    return Failure(503, "The proxy lists no model.", _SERVER, "proxy_unavailable", retry_after=_TRY_AGAIN_S)
+
+
+def of_model_call(error: openai.OpenAIError) -> Failure:
+    """What the caller is told of a failed call to the proxy."""
+    match error:
+        case openai.AuthenticationError() | openai.PermissionDeniedError():
+            # The key that was refused is this service's own; the caller cannot mend it.
+            return Failure(502, "The proxy refused this service's key.", _SERVER, "proxy_auth_error")
+        case openai.APIStatusError():
+            return _of_answer(error)
+        case openai.APIConnectionError():
+            return _unavailable(503, "The proxy cannot be reached.")
+        case openai.APIError():  # an error event in a stream that had begun
+            return Failure(502, "The model's answer broke off.", _SERVER, _code(error) or "proxy_unavailable")
+        case _:
+            return _unavailable(502, "The call to the proxy failed.")
+
+
+def _of_answer(error: openai.APIStatusError) -> Failure:
+    if error.status_code in {429, 503}:
+        retry_after = error.response.headers.get("retry-after")
+        kind = error.type or ("rate_limit_error" if error.status_code == 429 else _SERVER)  # noqa: PLR2004 - HTTP's own number
+        return Failure(error.status_code, _message(error), kind, _code(error), retry_after=retry_after)
+    if 400 <= error.status_code < 500:  # noqa: PLR2004 - HTTP's own numbers
+        kind = error.type or _UNPROCESSED
+        return Failure(error.status_code, _message(error), kind, _code(error), error.param)
+    return _unavailable(502, "The proxy failed.")
+
+
+def _unavailable(status: int, message: str) -> Failure:
+    return Failure(status, message, _SERVER, "proxy_unavailable", retry_after=_TRY_AGAIN_S)
+
+
+def _code(error: openai.APIError) -> str | None:
+    return None if error.code is None else str(error.code)  # some servers send a number
+
+
+def _message(error: openai.APIError) -> str:
+    """The proxy's own words, without what the SDK puts around them."""
+    body: object = error.body
+    if isinstance(body, dict):
+        words: object = body.get("message")  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType] - foreign JSON
+        if isinstance(words, str):
+            return words
+    return "The proxy turned the model call away."

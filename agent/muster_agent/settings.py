@@ -1,0 +1,152 @@
+"""The agent's settings: command-line options first, then `MUSTER_AGENT_*` variables, then defaults.
+
+A wrong value or an unknown variable is an error that names it: a misspelt setting must not pass silently.
+"""
+
+import difflib
+import os
+from collections.abc import Mapping
+from typing import Annotated
+from urllib.parse import urlsplit
+
+from pydantic import AfterValidator, Field, SecretStr, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from muster_observability.logs import LogFormat, LogLevel
+
+PREFIX = "MUSTER_AGENT_"
+
+_SYSTEM_PROMPT = (
+    "You are a helpful assistant. Use a tool when it helps: the calculator for arithmetic, the clock for "
+    "dates and times. Then answer briefly, in the user's language."
+)
+
+
+class SettingsError(Exception):
+    """Settings are wrong.
+
+    Attributes:
+        problems: One sentence each, with the setting's name.
+    """
+
+    def __init__(self, problems: list[str]) -> None:
+        self.problems = problems
+        super().__init__("\n".join(problems))
+
+
+def _root_url(url: str) -> str:
+    """The root of the proxy: `http://host:port`, whether or not the user wrote `/v1` behind it."""
+    root = url.rstrip("/").removesuffix("/v1").rstrip("/")
+    parts = urlsplit(root)
+    if parts.scheme not in {"http", "https"} or not parts.hostname:
+        raise ValueError("expected an address like http://127.0.0.1:8080")
+    if parts.query or parts.fragment or parts.username is not None:
+        raise ValueError("expected no credentials, query or fragment in the address")
+    return root
+
+
+class AgentSettings(BaseSettings):
+    """What the agent service needs to know; each field is the variable `MUSTER_AGENT_<NAME>`."""
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, env_ignore_empty=True, extra="ignore", frozen=True)
+
+    port: int = Field(default=8081, ge=0, le=65535, description="TCP port on 127.0.0.1; 0 takes a free one.")
+    proxy: Annotated[str, AfterValidator(_root_url)] = Field(
+        default="http://127.0.0.1:8080",
+        description="Root URL of the proxy, or of any OpenAI-compatible server; a trailing /v1 is accepted.",
+    )
+    model: str | None = Field(
+        default=None,
+        min_length=1,
+        description="The model to think with; unset, the first that the proxy lists when first asked.",
+    )
+    api_key: SecretStr = Field(
+        default=SecretStr("muster"), min_length=1, description="Bearer key for the proxy."
+    )
+    system_prompt: str = Field(
+        default=_SYSTEM_PROMPT,
+        description="The agent's standing instructions; a request's own system messages follow them.",
+    )
+    max_steps: int = Field(default=8, ge=1, le=1000, description="Most model calls in one run.")
+    run_timeout_s: float = Field(
+        default=300.0,
+        gt=0,
+        le=86400,
+        allow_inf_nan=False,
+        description="Seconds a run may take, its wait for the thread included.",
+    )
+    max_threads: int = Field(
+        default=1000, ge=1, description="Threads kept in memory; the least recently used is dropped."
+    )
+    keep_alive_s: float = Field(
+        default=15.0,
+        gt=0,
+        allow_inf_nan=False,
+        description="Seconds of silence on a stream after which a comment is sent.",
+    )
+    drain_s: float = Field(
+        default=5.0,
+        ge=0,
+        allow_inf_nan=False,
+        description="Seconds that requests in flight have to finish once the service is told to stop.",
+    )
+
+
+class LogSettings(BaseSettings):
+    """How the process logs: `MUSTER_LOG_LEVEL` and `MUSTER_LOG_FORMAT`."""
+
+    model_config = SettingsConfigDict(env_prefix="MUSTER_LOG_", env_ignore_empty=True, frozen=True)
+
+    level: LogLevel = "info"
+    format: LogFormat = "auto"
+
+
+def load(options: Mapping[str, object]) -> AgentSettings:
+    """Read the settings; `options` are those given on the command line, by field name.
+
+    Raises:
+        SettingsError: A value is wrong or a `MUSTER_AGENT_*` variable is unknown.
+    """
+    problems = _unknown_variables(os.environ)
+    try:
+        # pydantic-settings reads the environment for what is not passed.
+        settings = AgentSettings.model_validate(AgentSettings(**dict(options)))  # pyright: ignore[reportArgumentType]
+    except ValidationError as error:
+        raise SettingsError(problems + _explain(error, PREFIX, options)) from error
+    if problems:
+        raise SettingsError(problems)
+    return settings
+
+
+def load_log() -> LogSettings:
+    """Read the log settings.
+
+    Raises:
+        SettingsError: A value is wrong.
+    """
+    try:
+        return LogSettings()
+    except ValidationError as error:
+        raise SettingsError(_explain(error, "MUSTER_LOG_", {})) from error
+
+
+def _unknown_variables(environ: Mapping[str, str]) -> list[str]:
+    known = [PREFIX + name.upper() for name in AgentSettings.model_fields]
+    unknown = sorted(
+        name for name in environ if name.upper().startswith(PREFIX) and name.upper() not in known
+    )
+    return [f"{name}: unknown setting; did you mean {_nearest(name, known)}?" for name in unknown]
+
+
+def _nearest(name: str, known: list[str]) -> str:
+    return difflib.get_close_matches(name.upper(), known, n=1, cutoff=0.0)[0]
+
+
+def _explain(error: ValidationError, prefix: str, options: Mapping[str, object]) -> list[str]:
+    """One sentence a wrong setting; values are left out, since one may be a key."""
+    problems: list[str] = []
+    for detail in error.errors(include_url=False, include_context=False, include_input=False):
+        field = str(detail["loc"][0]) if detail["loc"] else "settings"
+        name = f"--{field}" if field in options else prefix + field.upper()
+        problems.append(f"{name}: {detail['msg']}")
+    return problems

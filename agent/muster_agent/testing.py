@@ -1,0 +1,357 @@
+"""Fakes for tests of the agent, and of what talks to it: real servers on the loopback interface.
+
+`ScriptedModel` stands where the proxy stands. It plays a script, one reply a model call, and remembers what
+it was asked and which calls were broken off. `scripted_agent` runs the real application in front of one.
+"""
+
+import asyncio
+import json
+import socket
+from collections.abc import AsyncGenerator, Generator, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import uvicorn
+from starlette.requests import Request
+from starlette.responses import JSONResponse
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from muster_agent.app import create_app
+from muster_agent.disconnects import until_disconnect
+from muster_agent.settings import AgentSettings
+
+MODEL = "scripted-model"
+"""The model that a `ScriptedModel` lists."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tokens:
+    """The usage of one model call."""
+
+    prompt: int = 10
+    completion: int = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Say:
+    """The model answers `text`; streamed, a word a chunk. A finish reason of None: the answer breaks off."""
+
+    text: str
+    finish_reason: str | None = "stop"
+    tokens: Tokens = Tokens()
+
+
+@dataclass(frozen=True, slots=True)
+class CallTools:
+    """The model asks for tools.
+
+    Args:
+        calls: Name and arguments of each; a string stands for arguments that are no JSON object.
+        text: What it writes beside.
+        tokens: The call's usage.
+    """
+
+    calls: Sequence[tuple[str, dict[str, object] | str]]
+    text: str = ""
+    tokens: Tokens = Tokens()
+
+
+@dataclass(frozen=True, slots=True)
+class Refuse:
+    """The proxy answers with an error; `error` is the JSON object's `error`."""
+
+    status: int
+    error: object
+    headers: dict[str, str] = field(default_factory=dict[str, str])
+
+
+@dataclass(frozen=True, slots=True)
+class Fail:
+    """A stream says `text`, then an error event."""
+
+    text: str
+    error: dict[str, object]
+
+
+@dataclass(frozen=True, slots=True)
+class Break:
+    """The connection dies; a stream has said `text` before."""
+
+    text: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Garble:
+    """The answer is a 200 with this body."""
+
+    body: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Hold:
+    """The model is silent until `release` is set, and then plays `then`; a stream has said `said` before."""
+
+    then: "Reply"
+    said: str = ""
+    release: asyncio.Event = field(default_factory=asyncio.Event)
+
+
+Reply = Say | CallTools | Refuse | Fail | Break | Garble | Hold
+
+
+@dataclass(frozen=True, slots=True)
+class ModelCall:
+    """One model call as the proxy would see it.
+
+    Args:
+        headers: By lower-case name.
+        body: The JSON.
+    """
+
+    headers: dict[str, str]
+    body: dict[str, Any]
+
+    @property
+    def messages(self) -> list[tuple[str, str]]:
+        """Role and text of each message."""
+        return [(message["role"], message.get("content") or "") for message in self.body["messages"]]
+
+
+class ScriptedModel:
+    """An OpenAI-compatible server that plays a script.
+
+    Args:
+        script: The replies, in the order of the calls. A call beyond the script is answered 500, and
+            `overran` tells.
+    """
+
+    def __init__(self, script: Sequence[Reply]) -> None:
+        self.calls: list[ModelCall] = []
+        self.listings = 0
+        self.models = [MODEL]
+        self.overran = False
+        self._script = iter(script)
+        self._received = asyncio.Semaphore(0)
+        self._aborted = asyncio.Semaphore(0)
+
+    async def received(self) -> None:
+        """Wait for the next model call that no earlier wait has seen."""
+        await self._received.acquire()
+
+    async def aborted(self) -> None:
+        """Wait for the next model call that is broken off by the caller."""
+        await self._aborted.acquire()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request, as an ASGI application."""
+        if scope["type"] != "http":
+            return
+        if scope["path"] == "/v1/models":
+            self.listings += 1
+            listed = [
+                {"id": name, "object": "model", "created": 0, "owned_by": "test"} for name in self.models
+            ]
+            await JSONResponse({"object": "list", "data": listed})(scope, receive, send)
+            return
+        request = Request(scope, receive)
+        call = ModelCall(dict(request.headers), json.loads(await request.body()))
+        self.calls.append(call)
+        self._received.release()
+        answer = _Answer(send, is_streamed=bool(call.body.get("stream")))
+        if not await until_disconnect(receive, partial(answer.play, self._next())):
+            self._aborted.release()
+
+    def _next(self) -> Reply:
+        reply = next(self._script, None)
+        if reply is None:
+            self.overran = True
+            return Refuse(500, {"message": "the script is at its end", "type": "server_error"})
+        return reply
+
+
+class ConnectionBreaks(Exception):  # noqa: N818 - it is a stage direction
+    """Makes the server drop the connection in the middle of an answer."""
+
+
+@dataclass(slots=True)
+class _Answer:
+    """One answer being written."""
+
+    send: Send
+    is_streamed: bool
+    _has_begun: bool = False
+
+    async def play(self, reply: Reply) -> None:
+        match reply:
+            case Say() | CallTools():
+                await self._answer(reply)
+            case Refuse(status, error, headers):
+                await self._whole(json.dumps({"error": error}).encode(), status, headers)
+            case Garble(body):
+                await self._whole(body)
+            case Fail(text, error):
+                await self._write(*_words(text), {"error": error})
+                await self._end()
+            case Break(text):
+                await self._write(*_words(text))
+                raise ConnectionBreaks
+            case Hold(then, said, release):
+                if said:
+                    await self._write(*_words(said))
+                await release.wait()
+                await self.play(then)
+
+    async def _answer(self, reply: Say | CallTools) -> None:
+        if not self.is_streamed:
+            await self._whole(json.dumps(_completion(reply)).encode())
+            return
+        await self._write(*_chunks(reply))
+        await self._end(is_done=_finish_reason(reply) is not None)
+
+    async def _whole(self, body: bytes, status: int = 200, headers: dict[str, str] | None = None) -> None:
+        given = {"content-type": "application/json", **(headers or {})}
+        await self._begin(status, given)
+        await self.send({"type": "http.response.body", "body": body})
+
+    async def _write(self, *chunks: dict[str, Any]) -> None:
+        if not self._has_begun:
+            await self._begin(200, {"content-type": "text/event-stream"})
+        for chunk in chunks:
+            event = f"data: {json.dumps(chunk)}\n\n".encode()
+            await self.send({"type": "http.response.body", "body": event, "more_body": True})
+
+    async def _end(self, *, is_done: bool = True) -> None:
+        await self.send({"type": "http.response.body", "body": b"data: [DONE]\n\n" if is_done else b""})
+
+    async def _begin(self, status: int, headers: dict[str, str]) -> None:
+        self._has_begun = True
+        encoded = [(name.encode(), value.encode()) for name, value in headers.items()]
+        await self.send({"type": "http.response.start", "status": status, "headers": encoded})
+
+
+def _finish_reason(reply: Say | CallTools) -> str | None:
+    return reply.finish_reason if isinstance(reply, Say) else "tool_calls"
+
+
+def _tool_calls(reply: Say | CallTools) -> list[dict[str, Any]]:
+    if isinstance(reply, Say):
+        return []
+    return [
+        {
+            "index": index,
+            "id": f"call_{index}",
+            "type": "function",
+            "function": {
+                "name": name,
+                "arguments": arguments if isinstance(arguments, str) else json.dumps(arguments),
+            },
+        }
+        for index, (name, arguments) in enumerate(reply.calls)
+    ]
+
+
+def _usage(tokens: Tokens) -> dict[str, int]:
+    return {
+        "prompt_tokens": tokens.prompt,
+        "completion_tokens": tokens.completion,
+        "total_tokens": tokens.prompt + tokens.completion,
+    }
+
+
+def _completion(reply: Say | CallTools) -> dict[str, Any]:
+    message = {"role": "assistant", "content": reply.text, "tool_calls": _tool_calls(reply) or None}
+    return {
+        "id": "chatcmpl-scripted",
+        "object": "chat.completion",
+        "created": 0,
+        "model": MODEL,
+        "choices": [{"index": 0, "message": message, "finish_reason": _finish_reason(reply)}],
+        "usage": _usage(reply.tokens),
+    }
+
+
+def _chunk(delta: dict[str, Any], finish_reason: str | None = None) -> dict[str, Any]:
+    return {
+        "id": "chatcmpl-scripted",
+        "object": "chat.completion.chunk",
+        "created": 0,
+        "model": MODEL,
+        "choices": [{"index": 0, "delta": delta, "finish_reason": finish_reason}],
+    }
+
+
+def _words(text: str) -> list[dict[str, Any]]:
+    """A chunk for each word, with the space before it."""
+    words = text.split(" ")
+    return [_chunk({"content": word if at == 0 else f" {word}"}) for at, word in enumerate(words) if text]
+
+
+def _chunks(reply: Say | CallTools) -> list[dict[str, Any]]:
+    chunks = [_chunk({"role": "assistant", "content": ""}), *_words(reply.text)]
+    chunks += [_chunk({"tool_calls": [call]}) for call in _tool_calls(reply)]
+    if _finish_reason(reply) is None:
+        return chunks
+    usage: dict[str, Any] = {**_chunk({}), "choices": [], "usage": _usage(reply.tokens)}
+    return [*chunks, _chunk({}, _finish_reason(reply)), usage]
+
+
+class _Server(uvicorn.Server):
+    """A server that tells when it has started, stops at once when told, and leaves signals alone."""
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self.is_up = asyncio.Event()
+        self.stop = asyncio.Event()
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self.is_up.set()
+
+    async def main_loop(self) -> None:
+        await self.stop.wait()
+
+    @contextmanager
+    def capture_signals(self) -> Generator[None]:
+        yield
+
+
+@asynccontextmanager
+async def serving(app: ASGIApp) -> AsyncGenerator[str]:
+    """Serve `app` on a free port of 127.0.0.1; yields its root URL. Answers still held are broken off."""
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as listener:
+        listener.bind(("127.0.0.1", 0))
+        server = _Server(uvicorn.Config(app, log_config=None, timeout_graceful_shutdown=1))
+        async with asyncio.TaskGroup() as group:
+            group.create_task(server.serve(sockets=[listener]))
+            await server.is_up.wait()
+            try:
+                yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+            finally:
+                server.stop.set()
+
+
+@dataclass(frozen=True, slots=True)
+class ScriptedAgent:
+    """The agent service in front of a scripted model.
+
+    Args:
+        url: Its root URL.
+        model: What it thinks with.
+    """
+
+    url: str
+    model: ScriptedModel
+
+
+@asynccontextmanager
+async def scripted_agent(*script: Reply, **settings: object) -> AsyncGenerator[ScriptedAgent]:
+    """Run the agent service on `script`; `settings` are fields of `AgentSettings`."""
+    model = ScriptedModel(script)
+    async with serving(model) as proxy:
+        chosen = AgentSettings.model_validate({"proxy": proxy, **settings})
+        # In a thread, because making the clients reads certificates from the disk.
+        app = await asyncio.to_thread(create_app, chosen)
+        async with serving(app) as url:
+            yield ScriptedAgent(url, model)

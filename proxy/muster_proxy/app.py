@@ -1,0 +1,114 @@
+"""The application: FastAPI with the relay as a plain ASGI route on it."""
+
+import contextlib
+from collections.abc import AsyncGenerator
+
+import orjson
+from fastapi import FastAPI, Request, Response
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+from starlette.routing import Route
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from muster_batching import AsyncScheduler, Scheduler, WaitingLimits
+from muster_observability.metrics import MetricsEndpoint, new_registry
+from muster_proxy.client import UpstreamClient
+from muster_proxy.exchange import request_id_of
+from muster_proxy.failures import Reason, RequestError
+from muster_proxy.metrics import ProxyMetrics
+from muster_proxy.relay import Relay
+from muster_proxy.settings import ProxySettings
+from muster_proxy.upstreams import Upstreams
+
+
+class RequestIds:
+    """Gives every request an id and every answer its `x-request-id`.
+
+    Args:
+        app: The application inside.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one connection."""
+        if scope["type"] != "http":
+            return await self._app(scope, receive, send)
+        request_id = scope["muster.request_id"] = request_id_of(scope)
+
+        async def send_with_id(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                message["headers"] = [*message["headers"], (b"x-request-id", request_id.encode())]
+            await send(message)
+
+        return await self._app(scope, receive, send_with_id)
+
+
+def create_app(settings: ProxySettings) -> FastAPI:
+    """The proxy as an ASGI application; its upstreams are probed while its lifespan runs."""
+    scheduler = AsyncScheduler(
+        Scheduler(
+            WaitingLimits(
+                max_waiting=settings.max_waiting,
+                max_waiting_bytes=settings.max_waiting_bytes,
+                max_wait_s=settings.max_wait_s,
+            )
+        )
+    )
+    registry = new_registry()
+    metrics = ProxyMetrics(registry, scheduler)
+    upstreams = Upstreams(settings.upstreams, scheduler, metrics)
+
+    @contextlib.asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncGenerator[None]:
+        client = UpstreamClient(
+            connect_timeout_s=settings.connect_timeout_s, idle_timeout_s=settings.idle_timeout_s
+        )
+        relay = Relay(scheduler, upstreams, client, metrics, max_body_bytes=settings.max_body_bytes)
+        app.router.routes.append(Route("/v1/chat/completions", relay, methods=["POST"]))
+        async with contextlib.AsyncExitStack() as stack:
+            stack.push_async_callback(client.close)
+            await stack.enter_async_context(upstreams.probing())
+            yield
+
+    app = FastAPI(title="Muster", lifespan=lifespan, redirect_slashes=False, openapi_url=None)
+    app.add_middleware(RequestIds)
+    app.add_exception_handler(HTTPException, _http_error)
+    app.add_api_route("/health/live", _live, methods=["GET"])
+    app.add_api_route("/health/ready", _ready(upstreams), methods=["GET"])
+    app.add_api_route("/v1/models", _models(upstreams), methods=["GET"])
+    app.add_route("/metrics", MetricsEndpoint(registry), methods=["GET"])
+    return app
+
+
+async def _live() -> JSONResponse:
+    return JSONResponse({"status": "live"})
+
+
+def _ready(upstreams: Upstreams):  # noqa: ANN202  a route handler
+    async def ready() -> JSONResponse:
+        if upstreams.is_ready:
+            return JSONResponse({"status": "ready"})
+        return JSONResponse({"status": "waiting for an engine"}, 503, {"retry-after": "1"})
+
+    return ready
+
+
+def _models(upstreams: Upstreams):  # noqa: ANN202  a route handler
+    async def models() -> Response:
+        body = {"object": "list", "data": list(upstreams.models().values())}
+        return Response(orjson.dumps(body), media_type="application/json")
+
+    return models
+
+
+async def _http_error(_request: Request, error: Exception) -> Response:
+    """A path or method that does not exist, in OpenAI's shape."""
+    assert isinstance(error, HTTPException)  # noqa: S101  it is registered for these
+    if error.status_code == 405:  # noqa: PLR2004  HTTP's own number
+        told = RequestError(Reason.METHOD_NOT_ALLOWED, allow=(error.headers or {}).get("Allow"))
+    else:
+        told = RequestError(Reason.URL_NOT_FOUND, status=error.status_code)
+    headers = {name.decode(): value.decode() for name, value in told.headers()}
+    return Response(told.body(), told.http_status, headers)

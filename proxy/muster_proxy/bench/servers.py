@@ -1,0 +1,70 @@
+"""Starts the servers that a benchmark needs, as processes of their own, and stops them."""
+
+import contextlib
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Generator
+from typing import IO
+
+import httpx
+
+from muster_observability import server
+
+START_WITHIN_S = 300.0
+STOP_WITHIN_S = 10.0
+_POLL_S = 0.05
+_LAST_WORDS_BYTES = 2000
+
+
+class ServerFailedError(Exception):
+    """A server did not start; the message says which, and its last words."""
+
+
+def free_port() -> int:
+    """A port that nothing listens on now."""
+    with server.bind(0, "") as listener:
+        port: int = listener.getsockname()[1]
+        return port
+
+
+@contextlib.contextmanager
+def muster(*arguments: str, ready_path: str) -> Generator[str]:
+    """Run a `muster` command that serves; the block has its URL once `ready_path` answers 200.
+
+    Raises:
+        ServerFailedError: It ended, or was not ready in time.
+    """
+    port = free_port()
+    url = f"http://{server.LOOPBACK}:{port}"
+    command = [sys.executable, "-m", "muster_proxy", *arguments, "--port", str(port)]
+    with tempfile.TemporaryFile() as log:
+        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)  # noqa: S603  our own
+        try:
+            _wait_until_ready(process, url + ready_path, f"muster {arguments[0]}", log)
+            yield url
+        finally:
+            _stop(process)
+
+
+def _wait_until_ready(process: subprocess.Popen[bytes], url: str, name: str, log: IO[bytes]) -> None:
+    deadline_s = time.monotonic() + START_WITHIN_S
+    with httpx.Client(trust_env=False, timeout=2.0) as client:
+        while process.poll() is None and time.monotonic() < deadline_s:
+            with contextlib.suppress(httpx.HTTPError):
+                if client.get(url).is_success:
+                    return
+            time.sleep(_POLL_S)
+    log.seek(0)
+    last_words = log.read()[-_LAST_WORDS_BYTES:].decode("utf-8", "replace")
+    raise ServerFailedError(f"{name} did not start:\n{last_words}")
+
+
+def _stop(process: subprocess.Popen[bytes]) -> None:
+    process.terminate()
+    try:
+        process.wait(STOP_WITHIN_S)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()

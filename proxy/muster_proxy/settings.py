@@ -1,0 +1,232 @@
+"""Every setting of the engine, the proxy and `muster up`, from `muster.yaml` and `MUSTER_*`.
+
+An option of a command wins over the environment, the environment over the file, the file over the default.
+A setting that does not exist is an error that names it.
+"""
+
+import difflib
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, cast
+from urllib.parse import urlsplit
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, StringConstraints, ValidationError
+from pydantic.fields import FieldInfo
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    SettingsError,
+    YamlConfigSettingsSource,
+)
+
+from muster_observability.logs import LogFormat, LogLevel
+from muster_proxy.embedded.settings import EngineSettings
+
+PREFIX = "MUSTER_"
+CONFIG_VARIABLE = "MUSTER_CONFIG"
+
+# Variables that begin with MUSTER_ and are no setting of this model: the agent checks its own, and the rest
+# are spoken between a supervisor and its children or by development tools.
+_ELSEWHERE = ("MUSTER_AGENT_", "MUSTER_VLLM_", "MUSTER_TEST_", "MUSTER_SUPERVISED", CONFIG_VARIABLE)
+
+ToolMode = Literal["native", "emulated", "none"]
+
+Port = Annotated[int, Field(ge=0, le=65535)]
+
+
+class ConfigurationError(Exception):
+    """A setting is unknown or has a wrong value; the message names it and says what is expected."""
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class UpstreamSettings(_Section):
+    """One engine replica."""
+
+    url: str = Field(description="Root URL of an OpenAI-compatible server; a trailing `/v1` is accepted.")
+    name: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._-]{1,64}$")] | None = Field(
+        default=None, description="Name in logs, metrics and `x-muster-upstream`. Default `upstream-N`."
+    )
+    limit: Annotated[int, Field(ge=1)] = Field(
+        default=256,
+        description="Requests in flight on it at most; what is above waits in the proxy. The default is what "
+        "vLLM takes at once on most devices, so that an engine with room is never throttled.",
+    )
+    tool_mode: ToolMode = Field(
+        default="native",
+        description="`native`: the engine parses tool calls. `emulated`: the proxy does, with structured "
+        "outputs, for models whose chat template ignores tools. `none`: a request with tools is refused.",
+    )
+    api_key: SecretStr | None = Field(default=None, description="Key that the engine asks for, if any.")
+
+    @property
+    def root(self) -> str:
+        """The URL without a trailing slash or `/v1`."""
+        return self.url.rstrip("/").removesuffix("/v1").rstrip("/")
+
+    def model_post_init(self, _context: object, /) -> None:
+        """Refuse what is no root of an HTTP server."""
+        parts = urlsplit(self.url)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise ValueError("expected a URL like http://127.0.0.1:8000")
+        if parts.username or parts.password or parts.query or parts.fragment:
+            raise ValueError(
+                "a URL without credentials, query or fragment is expected; a key goes in api_key"
+            )
+
+
+class ProxySettings(_Section):
+    """The OpenAI-compatible server."""
+
+    port: Port = Field(default=8080, description="Port on 127.0.0.1; 0 takes a free one.")
+    upstreams: list[UpstreamSettings] = Field(
+        default_factory=list[UpstreamSettings],
+        description='The engines. As a variable: JSON, `[{"url": "http://127.0.0.1:8000"}]`.',
+    )
+    max_body_bytes: Annotated[int, Field(ge=1024)] = Field(
+        default=10 * 1024 * 1024, description="Largest request body; above it 413."
+    )
+    max_waiting: Annotated[int, Field(ge=1)] = Field(
+        default=10_000, description="Requests that may wait; above it 429 with `retry-after`."
+    )
+    max_waiting_bytes: Annotated[int, Field(ge=1024)] = Field(
+        default=256 * 1024 * 1024, description="Bytes of bodies that may wait; above it 429."
+    )
+    max_wait_s: Annotated[float, Field(gt=0)] = Field(
+        default=300.0, description="Seconds that a request may wait for a slot; after it 429."
+    )
+    connect_timeout_s: Annotated[float, Field(gt=0)] = Field(
+        default=2.0, description="Seconds to open a connection to an engine."
+    )
+    idle_timeout_s: Annotated[float, Field(gt=0)] = Field(
+        default=600.0,
+        description="Seconds that an engine may be silent, before its first byte or between two.",
+    )
+    drain_s: Annotated[float, Field(gt=0)] = Field(
+        default=30.0,
+        description="Seconds that requests in flight have to finish when the proxy is told to stop.",
+    )
+
+
+class Settings(BaseSettings):
+    """All of them."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX,
+        env_nested_delimiter="_",
+        env_nested_max_split=1,
+        extra="forbid",
+        nested_model_default_partial_update=True,
+    )
+
+    proxy: ProxySettings = Field(default_factory=ProxySettings)
+    engine: EngineSettings = Field(default_factory=EngineSettings)
+    state_dir: Path = Field(
+        default=Path("~/.local/state/muster"),
+        description="Where `muster up` keeps what it knows of a running stack.",
+    )
+    cache_dir: Path | None = Field(
+        default=None,
+        description="Where model weights are kept. Default `$XDG_CACHE_HOME/muster` or `~/.cache/muster`.",
+    )
+    log_level: LogLevel = Field(default="info", description="`debug`, `info`, `warning` or `error`.")
+    log_format: LogFormat = Field(
+        default="auto", description="`json`, `console`, or `auto`: console on a terminal, else JSON."
+    )
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003  the signature is pydantic's
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003  likewise
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Options of a command first, then the environment, then the file."""
+        return init_settings, env_settings, YamlConfigSettingsSource(settings_cls, _config_file())
+
+
+def load(config: Path | None = None, options: Mapping[str, Any] | None = None) -> Settings:
+    """Read the settings.
+
+    Args:
+        config: The configuration file; default `$MUSTER_CONFIG`, else `muster.yaml` here if there is one.
+        options: What a command's options set, nested as the settings are; None counts as not given.
+
+    Raises:
+        ConfigurationError: The file cannot be read, or a setting is unknown or wrong.
+    """
+    if config is not None:
+        os.environ[CONFIG_VARIABLE] = str(config)
+    _refuse_unknown_variables()
+    try:
+        return Settings(**_given(options or {}))
+    except ValidationError as error:
+        raise ConfigurationError("\n".join(_told(error))) from None
+    except SettingsError as error:
+        raise ConfigurationError(f"{error} (expected JSON)") from None
+
+
+def variables() -> dict[str, FieldInfo]:
+    """Every environment variable that sets something here, with its field."""
+    return dict(_variables(Settings, PREFIX))
+
+
+def _variables(model: type[BaseModel], prefix: str) -> Iterator[tuple[str, FieldInfo]]:
+    for name, info in model.model_fields.items():
+        variable = prefix + name.upper()
+        if isinstance(info.annotation, type) and issubclass(info.annotation, BaseModel):
+            yield from _variables(info.annotation, variable + "_")
+        else:
+            yield variable, info
+
+
+def _config_file() -> Path | None:
+    named = os.environ.get(CONFIG_VARIABLE)
+    path = Path(named).expanduser() if named else Path("muster.yaml")
+    if path.is_file():
+        return path
+    if named:
+        raise ConfigurationError(f"the configuration file {path} cannot be read: no such file")
+    return None
+
+
+def _refuse_unknown_variables() -> None:
+    known = variables()
+    for name in sorted(os.environ):
+        if name.startswith(PREFIX) and not name.startswith(_ELSEWHERE) and name not in known:
+            raise ConfigurationError(f"{name} is no setting{_nearest(name, known)}")
+
+
+def _nearest(name: str, known: Iterable[str]) -> str:
+    near = difflib.get_close_matches(name, known, n=1)
+    return f"; did you mean {near[0]}?" if near else "; see docs/configuration.md for all of them"
+
+
+def _given(options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options without those that were not given, at every depth."""
+    given: dict[str, Any] = {}
+    for name, value in options.items():
+        if isinstance(value, Mapping):
+            value = _given(cast("Mapping[str, Any]", value))  # noqa: PLW2901  the value that counts
+            if not value:
+                continue
+        if value is not None:
+            given[name] = value
+    return given
+
+
+def _told(error: ValidationError) -> Iterator[str]:
+    """A line for each fault, that names the setting; values are left out, they may be secrets."""
+    for fault in error.errors(include_url=False, include_context=False, include_input=False):
+        place = ".".join(str(step) for step in fault["loc"])
+        if fault["type"] == "extra_forbidden":
+            known = [name.removeprefix(PREFIX).lower().replace("_", ".", 1) for name in variables()]
+            yield f"{place} is no setting{_nearest(place, known)}"
+        else:
+            yield f"{place}: {fault['msg'].removeprefix('Value error, ')}"

@@ -1,0 +1,1 @@
+"""`muster up`: engine, proxy and agent as three processes under one supervisor."""

@@ -1,0 +1,56 @@
+"""What the agent's tests share."""
+
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
+
+import httpx
+import openai
+import pytest
+from blockbuster import blockbuster_ctx
+from muster_agent.testing import ScriptedAgent
+
+Ask = Callable[..., Awaitable[httpx.Response]]
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    """The service runs on asyncio, so its tests do."""
+    return "asyncio"
+
+
+@pytest.fixture(autouse=True)
+def _no_blocking() -> Generator[None]:
+    """A call that blocks the event loop from the agent's own code is an error."""
+    with blockbuster_ctx("muster_agent"):
+        yield
+
+
+@pytest.fixture
+async def http() -> AsyncGenerator[httpx.AsyncClient]:
+    """A client without opinions."""
+    async with httpx.AsyncClient(timeout=30, trust_env=False) as client:
+        yield client
+
+
+@pytest.fixture
+def ask(http: httpx.AsyncClient) -> Ask:
+    """Ask the agent: messages are texts of the user, or (role, text) pairs."""
+
+    async def ask(
+        agent: ScriptedAgent, *messages: str | tuple[str, str], thread: str | None = None, **fields: object
+    ) -> httpx.Response:
+        pairs = [("user", message) if isinstance(message, str) else message for message in messages]
+        body = {
+            "model": "muster-agent",
+            "messages": [{"role": role, "content": text} for role, text in pairs],
+            **fields,
+        }
+        headers = {} if thread is None else {"x-session-id": thread}
+        return await http.post(f"{agent.url}/v1/chat/completions", json=body, headers=headers)
+
+    return ask
+
+
+@pytest.fixture
+def sdk() -> Callable[[ScriptedAgent], openai.AsyncOpenAI]:
+    """The client that users have."""
+    return lambda agent: openai.AsyncOpenAI(base_url=f"{agent.url}/v1", api_key="none", max_retries=0)
