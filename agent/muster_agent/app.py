@@ -8,6 +8,7 @@ from fastapi import FastAPI
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
 
 from muster_agent import failures, identity
 from muster_agent.chat import ChatEndpoint, failure_response
@@ -52,7 +53,7 @@ def create_app(settings: AgentSettings) -> FastAPI:
         redirect_slashes=False,  # a redirect would lose the body, and some clients their headers
     )
     app.add_route("/ok", _ok, methods=["GET"])
-    app.add_route("/metrics", MetricsEndpoint(registry).__call__, methods=["GET"])
+    app.router.routes.append(Route("/metrics", MetricsEndpoint(registry), methods=["GET"]))
     app.add_route("/v1/models", _models, methods=["GET"])
     app.add_route(
         "/v1/chat/completions",

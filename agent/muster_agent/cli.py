@@ -16,17 +16,17 @@ def agent(
         typer.Option(
             metavar="URL",
             help="Root URL of the proxy, or of any OpenAI-compatible server; a trailing /v1 is accepted. "
-            "[env: MUSTER_AGENT_PROXY; default: http://127.0.0.1:8080]",
+            "(MUSTER_AGENT_PROXY; default: http://127.0.0.1:8080)",
         ),
     ] = None,
     port: Annotated[
         int | None,
-        typer.Option(help="Port on 127.0.0.1; 0 takes a free one. [env: MUSTER_AGENT_PORT; default: 8081]"),
+        typer.Option(help="Port on 127.0.0.1; 0 takes a free one. (MUSTER_AGENT_PORT; default: 8081)"),
     ] = None,
     model: Annotated[
         str | None,
         typer.Option(
-            help="Model to think with. [env: MUSTER_AGENT_MODEL; default: the first that the proxy lists]"
+            help="Model to think with. (MUSTER_AGENT_MODEL; default: the first that the proxy lists)"
         ),
     ] = None,
 ) -> None:

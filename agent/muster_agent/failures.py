@@ -101,7 +101,7 @@ def of_model_call(error: openai.OpenAIError) -> Failure:
         case openai.APIStatusError():
             return _of_answer(error)
         case openai.APIConnectionError():
-            return _unavailable(503, "The proxy cannot be reached.")
+            return _unavailable(503, "The connection to the proxy failed.")
         case openai.APIError():  # an error event in a stream that had begun
             return Failure(502, "The model's answer broke off.", _SERVER, _code(error) or "proxy_unavailable")
         case _:

@@ -13,6 +13,7 @@ Tools do not end runs: what goes wrong in one is told to the model.
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 import anyio
@@ -21,6 +22,7 @@ from langchain_core.messages import AIMessage, AnyMessage, ToolMessage
 
 from muster_agent import failures
 from muster_agent.chat_request import ChatRequest
+from muster_agent.disconnects import cancelled_once
 from muster_agent.graph import AgentGraph
 from muster_agent.measures import Measures, RunRecord
 from muster_agent.models import ModelName
@@ -155,18 +157,21 @@ class Runner:
             {"model": await self._model_name.get(), **request.sampling},
         )
         progress = _Progress(emit, start)
-        # Any mode but "messages" has the model called without streaming.
-        modes = ["messages", "values"] if request.stream else ["values"]
-        config: RunnableConfig = {"max_concurrency": _TOOLS_AT_ONCE}
-        graph = cast("Any", self._graph)  # its stream has one type for every mode
-        parts = graph.astream({"messages": start}, config, context=context, stream_mode=modes)
         try:
-            async with aclosing(parts) as stream:
-                async for mode, part in stream:
-                    await progress.take(mode, part)
+            await cancelled_once(partial(self._stream, progress, context, is_streamed=bool(request.stream)))
         except ModelCallLimitExceededError:
             await progress.stop_at_limit(self._settings.max_steps)
         return progress
+
+    async def _stream(self, progress: "_Progress", context: RunContext, *, is_streamed: bool) -> None:
+        # Any mode but "messages" has the model called without streaming.
+        modes = ["messages", "values"] if is_streamed else ["values"]
+        config: RunnableConfig = {"max_concurrency": _TOOLS_AT_ONCE}
+        graph = cast("Any", self._graph)  # its stream has one type for every mode
+        parts = graph.astream({"messages": progress.messages}, config, context=context, stream_mode=modes)
+        async with aclosing(parts) as stream:
+            async for mode, part in stream:
+                await progress.take(mode, part)
 
 
 @dataclass(slots=True)

@@ -51,9 +51,6 @@ class Threads:
     def __repr__(self) -> str:
         return f"<Threads {len(self._lines)} of {self._most}>"
 
-    def __contains__(self, thread_id: str) -> bool:
-        return thread_id in self._lines
-
     @asynccontextmanager
     async def hold(self, thread_id: str) -> AsyncGenerator["HeldThread"]:
         """Have a thread to oneself, made if there is none of this name; waits in order of arrival."""

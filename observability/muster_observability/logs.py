@@ -33,7 +33,11 @@ def configure(level: LogLevel = "info", log_format: LogFormat = "auto", stream: 
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
     renderer: structlog.typing.Processor = (
-        structlog.dev.ConsoleRenderer(colors=stream.isatty())
+        structlog.dev.ConsoleRenderer(
+            colors=stream.isatty(),
+            # The other formatters show local variables, and those hold prompts.
+            exception_formatter=structlog.dev.plain_traceback,
+        )
         if as_console
         else structlog.processors.JSONRenderer(serializer=_to_json)
     )

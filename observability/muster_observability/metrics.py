@@ -2,8 +2,9 @@
 
 from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
 from prometheus_client.exposition import choose_encoder
-from starlette.requests import Request
+from starlette.datastructures import Headers
 from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
 
 
 def new_registry() -> CollectorRegistry:
@@ -16,7 +17,7 @@ def new_registry() -> CollectorRegistry:
 
 
 class MetricsEndpoint:
-    """Answers `GET /metrics` in the text format that the scraper asked for.
+    """An ASGI application that answers in the text format that the scraper asked for.
 
     Args:
         registry: What to show.
@@ -25,7 +26,8 @@ class MetricsEndpoint:
     def __init__(self, registry: CollectorRegistry) -> None:
         self._registry = registry
 
-    async def __call__(self, request: Request) -> Response:
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Show every metric of the registry as it is now."""
-        encode, content_type = choose_encoder(request.headers.get("accept", ""))
-        return Response(encode(self._registry), headers={"content-type": content_type})
+        encode, content_type = choose_encoder(Headers(scope=scope).get("accept", ""))
+        answer = Response(encode(self._registry), headers={"content-type": content_type})
+        await answer(scope, receive, send)

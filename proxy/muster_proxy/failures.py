@@ -83,7 +83,7 @@ TURNED_AWAY: dict[TurnAwayReason, Reason] = {
 }
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class RequestError(Exception):
     """A request that fails, with what its client is told.
 

@@ -155,6 +155,8 @@ class Relay:
                 "The model does not exist; GET /v1/models lists those that do.",
                 "model",
             )
+        if self._upstreams.reads_text_alone(model):
+            wire.refuse_media(call)
         mode = self._upstreams.tool_mode(model)
         if mode == "none" and call.request.tools and call.request.tool_choice != "none":
             raise RequestError(Reason.INVALID_VALUE, "This model does not call tools.", "tools")
@@ -198,12 +200,13 @@ class Relay:
                 events = _whole_events(borders, chunk)
                 if not events:
                     continue
-                if events.startswith(_ERROR_EVENT) or b"\n" + _ERROR_EVENT in events:
-                    raise RequestError(Reason.UPSTREAM_STREAM_ERROR)
                 if b'"usage"' in events:
                     usage_events = events
                 last = events
-                await self._pass_events(exchange, events, rewriter)
+                good, is_failed = _up_to_error(events)
+                await self._pass_events(exchange, good, rewriter)
+                if is_failed:
+                    raise RequestError(Reason.UPSTREAM_STREAM_ERROR)
         exchange.usage = _usage_in(usage_events)
         if not last.rstrip().endswith(b"data: [DONE]"):
             raise RequestError(Reason.UPSTREAM_STREAM_ERROR)
@@ -215,10 +218,11 @@ class Relay:
                 events = rewriter.feed(events)
             except (orjson.JSONDecodeError, KeyError, TypeError, IndexError) as error:
                 raise RequestError(Reason.UPSTREAM_PROTOCOL_ERROR) from error
+        if not events:
+            return
         if not exchange.has_begun:
             await exchange.begin(200, _EVENT_STREAM)
-        if events:
-            await exchange.write(events)
+        await exchange.write(events)
 
 
 async def read_body(exchange: Exchange, limit_bytes: int) -> bytes:
@@ -258,6 +262,14 @@ def _whole_events(borders: sse.EventBorders, chunk: bytes) -> bytes:
         return borders.feed(chunk)
     except sse.EventTooLargeError as error:
         raise RequestError(Reason.UPSTREAM_PROTOCOL_ERROR) from error
+
+
+def _up_to_error(events: bytes) -> tuple[bytes, bool]:
+    """The events before one that says that the stream has failed, and whether there is one."""
+    if events.startswith(_ERROR_EVENT):
+        return b"", True
+    before, error, _ = events.partition(b"\n" + _ERROR_EVENT)
+    return (before + b"\n", True) if error else (events, False)
 
 
 def _usage_in(events: bytes) -> tuple[int, int] | None:

@@ -106,6 +106,11 @@ class Upstreams:
             return "emulated"
         return "none" if "none" in modes else "native"
 
+    def reads_text_alone(self, model: str) -> bool:
+        """Whether the model's entry says so (llama.cpp's does); one that says nothing may read more."""
+        architecture = self.models().get(model, {}).get("architecture")
+        return isinstance(architecture, dict) and architecture.get("input_modalities") == ["text"]
+
     def doubt(self, upstream_id: UpstreamId) -> None:
         """Hear from traffic that an upstream cannot be reached."""
         upstream = self._all[upstream_id]

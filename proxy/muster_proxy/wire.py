@@ -35,12 +35,6 @@ class ToolCall(Struct):
     type: Literal["function"] = "function"
 
 
-class TextPart(Struct, tag_field="type", tag="text"):
-    """A content part of text."""
-
-    text: str
-
-
 class Message(Struct):
     """One message of a conversation, as far as its types are checked."""
 
@@ -169,6 +163,19 @@ def read_chat(body: bytes) -> Call:
         raise RequestError(Reason.INVALID_JSON, "The request body is nested too deeply.") from None
     _check_tools(request)
     return Call(body, fields, request)
+
+
+def refuse_media(call: Call) -> None:
+    """Refuse content other than text, for a model that reads no other; engines answer it with a 500.
+
+    Raises:
+        RequestError: A message has a part of another type.
+    """
+    for number, message in enumerate(call.request.messages):
+        parts = message.content if isinstance(message.content, list) else []
+        if any(part.get("type") != "text" or not isinstance(part.get("text"), str) for part in parts):
+            param = f"messages[{number}].content"
+            raise RequestError(Reason.INVALID_VALUE, f"Only text is read by this model: '{param}'.", param)
 
 
 def _check_tools(request: ChatRequest) -> None:

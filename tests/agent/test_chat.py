@@ -2,14 +2,15 @@
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 import httpx
 import openai
+
 from muster_agent.testing import MODEL, CallTools, Hold, Say, ScriptedAgent, Tokens, scripted_agent
 
-Ask = Callable[..., Awaitable[httpx.Response]]
+Ask = Callable[..., Coroutine[Any, Any, httpx.Response]]
 Sdk = Callable[[ScriptedAgent], openai.AsyncOpenAI]
 
 MULTIPLY = CallTools([("calculator", {"expression": "23*7"})], tokens=Tokens(30, 12))

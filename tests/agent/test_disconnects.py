@@ -1,13 +1,15 @@
 """Clients that leave: the model call is closed at once, and nothing of the run remains."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
+from typing import Any
 
 import httpx
 import pytest
+
 from muster_agent.testing import CallTools, Hold, Say, scripted_agent
 
-Ask = Callable[..., Awaitable[httpx.Response]]
+Ask = Callable[..., Coroutine[Any, Any, httpx.Response]]
 
 MULTIPLY = CallTools([("calculator", {"expression": "23*7"})])
 

@@ -1,13 +1,15 @@
 """What a thread remembers, over HTTP."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
+from typing import Any
 
 import httpx
 import pytest
+
 from muster_agent.testing import CallTools, Hold, ModelCall, Refuse, Say, scripted_agent
 
-Ask = Callable[..., Awaitable[httpx.Response]]
+Ask = Callable[..., Coroutine[Any, Any, httpx.Response]]
 
 MULTIPLY = CallTools([("calculator", {"expression": "23*7"})])
 

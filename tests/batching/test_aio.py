@@ -257,6 +257,26 @@ async def test_a_coroutine_is_closed_while_it_waits(driver: AsyncScheduler) -> N
     assert ends(driver) == [Outcome.COMPLETED, Outcome.CANCELLED]
 
 
+class Name(str):
+    """A name that can be watched for being let go."""
+
+    __slots__ = ("__weakref__",)
+
+
+async def test_nothing_is_kept_of_a_client_that_left_the_queue(driver: AsyncScheduler) -> None:
+    """Clients that come and leave while the engine is busy do not add up in memory."""
+    name = Name("b")
+    async with driver.slot(ticket("a")):
+        entering = driver.slot(ticket(name)).__aenter__().__await__()
+        entering.send(None)
+        entering.close()
+        remains = ref(name)
+        del name, entering
+        gc.collect()
+
+        assert remains() is None
+
+
 async def test_a_ticket_is_turned_away_as_it_comes(driver: AsyncScheduler) -> None:
     """Entering raises the reason and the delay, and no slot is held."""
     driver.remove(ENGINE)

@@ -27,7 +27,7 @@ MAX_DEPTH: Final = 50
 """Operations inside one another; Python's own recursion is far deeper."""
 MAX_DIGITS: Final = 500
 """Digits of an integer: about what a small model's context can hold beside its prompt."""
-_MAX_BITS: Final = math.ceil(MAX_DIGITS * math.log2(10))
+_LIMIT: Final = 10**MAX_DIGITS
 _EXACT_FLOAT: Final = 10.0**15
 """Below this every whole float is written without an exponent, and none of its digits is invented."""
 
@@ -159,7 +159,7 @@ def _guarded(operation: Callable[..., object], *operands: Number) -> Number:
 
 def _bounded(value: object) -> Number:
     match value:
-        case int() if value.bit_length() > _MAX_BITS:
+        case int() if abs(value) >= _LIMIT:
             raise CalculatorError(f"the result has more than {MAX_DIGITS} digits")
         case float() if not math.isfinite(value):
             raise CalculatorError("the result is too large")
@@ -173,7 +173,7 @@ def _power(base: Number, exponent: Number) -> object:
     """`base ** exponent`, refused before it is done where it would be too long to write."""
     if isinstance(base, int) and isinstance(exponent, int) and abs(base) > 1:
         least_bits = (abs(base).bit_length() - 1) * exponent
-        if least_bits > _MAX_BITS:
+        if least_bits > _LIMIT.bit_length():
             raise CalculatorError(f"the result has more than {MAX_DIGITS} digits")
     return base**exponent
 

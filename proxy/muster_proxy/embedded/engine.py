@@ -120,14 +120,13 @@ def _start(settings: EngineSettings, weights: Path, port: int) -> object:
         return llama.Server(_parameters(llama.CommonParams(), settings, weights, port))
     except RuntimeError as error:
         check_port(port)  # it says the same whatever went wrong: was the port taken meanwhile?
-        reason = (
-            f"llama.cpp did not load it ({_detail(error)}); it may be cut short, or too large for the memory"
-        )
-        raise ModelFileError(weights, reason) from error
+        raise ModelFileError(weights, f"llama.cpp did not load it ({_where_to_look()})") from error
 
 
-def _detail(error: RuntimeError) -> str:
-    return "its reason is above" if _talks() else f"{error} MUSTER_LOG_LEVEL=debug shows its own words"
+def _where_to_look() -> str:
+    if _talks():
+        return "its own words are above"
+    return "is it whole, and is there memory for it? MUSTER_LOG_LEVEL=debug shows llama.cpp's own words"
 
 
 def _talks() -> bool:

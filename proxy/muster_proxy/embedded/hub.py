@@ -7,7 +7,6 @@ import urllib.request
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Protocol
 
 import httpx
 
@@ -39,12 +38,8 @@ class Patience:
     stall_s: float = 20.0
 
 
-class Advance(Protocol):
-    """Told how many bytes of the whole are here."""
-
-    def __call__(self, done_bytes: int) -> None:
-        """`done_bytes` are here now."""
-        ...
+Advance = Callable[[int], None]
+"""Told how many bytes of the whole are here."""
 
 
 class Hub:

@@ -93,7 +93,8 @@ class PackageIndex:
             return wheels[0]
         said = log.read_text(errors="replace")
         if _DISK_FULL.search(said):
-            raise DiskFullError(folder.parent.parent, partial.missing_bytes, _last_words(said, status))
+            partial.discard()
+            raise DiskFullError(partial.path.parent, partial.missing_bytes, _last_words(said, status))
         raise SourceError(f"{part.project} {part.version}: {_last_words(said, status)}")
 
     def _run_pip(self, part: IndexPart, folder: Path, log: Path, on_share: Callable[[float], None]) -> int:

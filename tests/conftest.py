@@ -1,0 +1,41 @@
+"""What every test has: asyncio, and no way out of this machine."""
+
+import socket
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from tests.stacks import Stack, muster_up
+
+_real_connect = socket.socket.connect
+
+
+@pytest.fixture(scope="session")
+def anyio_backend() -> str:
+    """All of Muster runs on asyncio."""
+    return "asyncio"
+
+
+@pytest.fixture(autouse=True)
+def loopback_only() -> Iterator[None]:
+    """Fail a test that reaches for an address outside this machine."""
+
+    def connect(self: socket.socket, address: Any) -> None:
+        if self.family in (socket.AF_INET, socket.AF_INET6) and not str(address[0]).startswith(
+            ("127.", "::1")
+        ):
+            pytest.fail(f"a test reached for {address}")
+        _real_connect(self, address)
+
+    socket.socket.connect = connect  # type: ignore[method-assign]
+    yield
+    socket.socket.connect = _real_connect  # type: ignore[method-assign]
+
+
+@pytest.fixture(scope="session")
+def stack() -> Iterator[Stack]:
+    """Engine, proxy and agent on real weights, as `muster up` runs them; one for all tests."""
+    with muster_up() as running:
+        running.wait_for("ready after")
+        yield running
