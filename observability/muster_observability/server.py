@@ -4,12 +4,15 @@ Every server binds the loopback interface only: there are no keys yet, and a ser
 open to a network.
 """
 
+import asyncio
+import contextlib
 import errno
 import os
 import signal
 import socket
 import sys
 import threading
+from collections.abc import AsyncGenerator, Generator
 from enum import IntEnum
 from typing import TYPE_CHECKING
 
@@ -109,6 +112,32 @@ def serve(app: "ASGIApp", listener: socket.socket, *, part: str, drain_s: float)
 
 def _absorb(_number: int, _frame: "FrameType | None") -> None:
     """Take the signal that uvicorn repeats once it has stopped: it was heard, and the exit is a clean one."""
+
+
+@contextlib.asynccontextmanager
+async def serving(app: "ASGIApp", listener: socket.socket) -> AsyncGenerator[uvicorn.Server]:
+    """Serve `app` in this event loop for as long as the block runs, its signals left alone.
+
+    For tests and for programs that hold a server beside other work. At the end of the block what is still
+    connected is cut off at once.
+    """
+    server = _GuestServer(uvicorn.Config(app, log_config=None, access_log=False))
+    serving = asyncio.ensure_future(server.serve([listener]))
+    try:
+        while not server.started and not serving.done():  # noqa: ASYNC110  uvicorn says it in no other way
+            await asyncio.sleep(0)
+        yield server
+    finally:
+        server.should_exit = True
+        for connection in tuple(server.server_state.connections):
+            connection.transport.abort()
+        await serving
+
+
+class _GuestServer(uvicorn.Server):
+    @contextlib.contextmanager
+    def capture_signals(self) -> Generator[None]:
+        yield
 
 
 class _AnnouncingServer(uvicorn.Server):

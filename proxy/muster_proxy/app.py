@@ -78,7 +78,7 @@ def create_app(settings: ProxySettings) -> FastAPI:
     app.add_api_route("/health/live", _live, methods=["GET"])
     app.add_api_route("/health/ready", _ready(upstreams), methods=["GET"])
     app.add_api_route("/v1/models", _models(upstreams), methods=["GET"])
-    app.add_route("/metrics", MetricsEndpoint(registry), methods=["GET"])
+    app.router.routes.append(Route("/metrics", MetricsEndpoint(registry), methods=["GET"]))
     return app
 
 

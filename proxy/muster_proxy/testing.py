@@ -11,19 +11,23 @@ The contract tests (`tests/proxy/test_engine_contract.py`) hold it to what a rea
 import asyncio
 import contextlib
 import json
-import time
 from collections import deque
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
-import uvicorn
-from muster_observability import server
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
+
+from muster_observability import server
+
+if TYPE_CHECKING:
+    import uvicorn
+
+_CREATED = 1_700_000_000
 
 
 @dataclass(frozen=True)
@@ -108,11 +112,8 @@ class FakeVllm:
                 Route("/v1/chat/completions", self._chat, methods=["POST"]),
             ],
         )
-        # A cut connection is what the script asks for: uvicorn's log of it would be noise.
-        config = uvicorn.Config(_Quiet(app), log_config=None, access_log=False, lifespan="off")
-        self._server = uvicorn.Server(config)
-        self._server.install_signal_handlers = lambda: None
-        self._serving: asyncio.Task[None] | None = None
+        self._serving = server.serving(_Quiet(app), self._listener)
+        self._server: uvicorn.Server | None = None
 
     @property
     def port(self) -> int:
@@ -130,20 +131,17 @@ class FakeVllm:
         self._script.extend(replies)
 
     async def __aenter__(self) -> Self:
-        self._serving = asyncio.ensure_future(self._server._serve([self._listener]))  # noqa: SLF001  serve() would take the signals of the test's process
-        while not self._server.started:
-            await asyncio.sleep(0)
+        self._server = await self._serving.__aenter__()
         return self
 
     async def __aexit__(self, *_exception: object) -> None:
-        self._server.should_exit = self._server.force_exit = True
-        if self._serving is not None:
-            await self._serving
+        await self._serving.__aexit__(None, None, None)
         self._listener.close()
 
     def cut(self, scope: Scope) -> None:
         """Close a request's connection as a process that is killed does: at once, with a reset."""
-        for connection in self._server.server_state.connections:
+        connections: set[Any] = set(self._server.server_state.connections) if self._server else set()
+        for connection in connections:
             if connection.client == scope["client"]:
                 connection.transport.abort()
 
@@ -151,7 +149,7 @@ class FakeVllm:
         return Response(status_code=503 if self.is_loading else 200)
 
     async def _models(self, _request: Request) -> Response:
-        entry = {"id": self.model, "object": "model", "created": int(time.time()), "owned_by": "vllm"}
+        entry = {"id": self.model, "object": "model", "created": _CREATED, "owned_by": "vllm"}
         return JSONResponse({"object": "list", "data": [entry | self._more]})
 
     async def _chat(self, request: Request) -> Response:
@@ -247,7 +245,8 @@ class _Answer(Response):
             for delta, reason in deltas
             for index in range(self._body.get("n") or 1)
         ]
-        if (self._body.get("stream_options") or {}).get("include_usage"):
+        options: dict[str, Any] = self._body.get("stream_options") or {}
+        if options.get("include_usage"):
             chunks.append({**head, "choices": [], "usage": self._usage()})
         return chunks
 
@@ -255,7 +254,7 @@ class _Answer(Response):
         return {
             "id": "chatcmpl-fake",
             "object": kind,
-            "created": int(time.time()),
+            "created": _CREATED,
             "model": self._engine.model,
         }
 
@@ -267,6 +266,7 @@ class _Quiet:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one connection."""
         with contextlib.suppress(_CutError):
             await self._app(scope, receive, send)
 

@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncGenerator, Iterable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import httpx
 import msgspec
@@ -108,8 +108,9 @@ class Upstreams:
 
     def reads_text_alone(self, model: str) -> bool:
         """Whether the model's entry says so (llama.cpp's does); one that says nothing may read more."""
-        architecture = self.models().get(model, {}).get("architecture")
-        return isinstance(architecture, dict) and architecture.get("input_modalities") == ["text"]
+        architecture: object = self.models().get(model, {}).get("architecture")
+        told = cast("dict[str, object]", architecture) if isinstance(architecture, dict) else {}
+        return told.get("input_modalities") == ["text"]
 
     def doubt(self, upstream_id: UpstreamId) -> None:
         """Hear from traffic that an upstream cannot be reached."""

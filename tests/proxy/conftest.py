@@ -8,7 +8,7 @@ from typing import Any
 
 import httpx
 import pytest
-import uvicorn
+
 from muster_observability import server
 from muster_proxy.app import create_app
 from muster_proxy.settings import ProxySettings, UpstreamSettings
@@ -29,22 +29,14 @@ async def _proxied(*urls: str, is_ready: bool = True, **fields: Any) -> AsyncGen
     described = {name: fields.pop(name) for name in ("limit", "tool_mode") if name in fields}
     settings = ProxySettings(upstreams=[UpstreamSettings(url=url, **described) for url in urls], **fields)
     with server.bind(0, "") as listener:
-        config = uvicorn.Config(
-            create_app(settings), log_config=None, access_log=False, timeout_graceful_shutdown=1
-        )
-        serving = uvicorn.Server(config)
-        task = asyncio.ensure_future(serving._serve([listener]))  # noqa: SLF001  serve() would take pytest's signals
         url = f"http://127.0.0.1:{listener.getsockname()[1]}"
-        try:
-            async with httpx.AsyncClient(base_url=url, trust_env=False, timeout=30) as client:
-                while not serving.started or (
-                    is_ready and not (await client.get("/health/ready")).is_success
-                ):
-                    await asyncio.sleep(0)
-                yield client
-        finally:
-            serving.should_exit = True
-            await task
+        async with (
+            server.serving(create_app(settings), listener),
+            httpx.AsyncClient(base_url=url, trust_env=False, timeout=30) as client,
+        ):
+            while is_ready and not (await client.get("/health/ready")).is_success:
+                await asyncio.sleep(0)
+            yield client
 
 
 @pytest.fixture(scope="session")

@@ -6,8 +6,8 @@ from typing import Any
 
 import httpx
 import pytest
-from muster_proxy.testing import FakeVllm
 
+from muster_proxy.testing import FakeVllm
 from tests.proxy.conftest import Proxied
 
 MESSAGES: list[dict[str, Any]] = [{"role": "user", "content": "CANARY"}]

@@ -8,8 +8,8 @@ from typing import Any
 
 import httpx
 import pytest
-from muster_proxy.testing import FakeVllm, Reply
 
+from muster_proxy.testing import FakeVllm, Reply
 from tests.proxy.conftest import Proxied
 
 MESSAGES = [{"role": "user", "content": "Hello"}]
@@ -355,11 +355,15 @@ async def test_two_engines_of_one_model_share_the_work(proxied: Proxied) -> None
 
 async def test_models_of_all_engines_are_listed_once(proxied: Proxied) -> None:
     """Two replicas of one model and one of another make two models."""
-    async with FakeVllm("a") as one, FakeVllm("a") as two, FakeVllm("b") as three:
-        async with proxied(one.url, two.url, three.url, is_ready=False) as client:
-            while len((await client.get("/v1/models")).json()["data"]) < 2:
-                await asyncio.sleep(0)
-            listed = (await client.get("/v1/models")).json()
+    async with (
+        FakeVllm("a") as one,
+        FakeVllm("a") as two,
+        FakeVllm("b") as three,
+        proxied(one.url, two.url, three.url, is_ready=False) as client,
+    ):
+        while len((await client.get("/v1/models")).json()["data"]) < 2:
+            await asyncio.sleep(0)
+        listed = (await client.get("/v1/models")).json()
 
     assert listed["object"] == "list"
     assert sorted(entry["id"] for entry in listed["data"]) == ["a", "b"]
@@ -384,10 +388,10 @@ async def test_a_full_queue_is_a_429_that_says_when_to_try_again(engine: FakeVll
 
 async def test_an_image_for_a_model_that_reads_text_alone_is_a_400(proxied: Proxied) -> None:
     """Engines answer it with a 500; where the model's entry tells what it reads, the proxy asks first."""
-    async with FakeVllm(more={"architecture": {"input_modalities": ["text"]}}) as engine:
-        async with proxied(engine.url) as client:
-            image = {"type": "image_url", "image_url": {"url": "http://169.254.169.254/"}}
-            answer = await post(client, messages=[{"role": "user", "content": [image]}])
+    reads_text = {"architecture": {"input_modalities": ["text"]}}
+    async with FakeVllm(more=reads_text) as engine, proxied(engine.url) as client:
+        image = {"type": "image_url", "image_url": {"url": "http://169.254.169.254/"}}
+        answer = await post(client, messages=[{"role": "user", "content": [image]}])
 
     assert (answer.status_code, answer.json()["error"]["param"]) == (400, "messages[0].content")
     assert not engine.requests

@@ -3,6 +3,7 @@
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from muster_proxy import sse
 
 ENDS = st.sampled_from([b"\n", b"\r\n", b"\r"])

@@ -144,7 +144,7 @@ def test_damaged_cache_is_fetched_again(tmp_path: Path, damage: bytes) -> None:
 
 @settings(max_examples=40, deadline=None)
 @given(length=st.integers(0, len(DATA)), is_whole_sent=st.booleans())
-def test_any_partial_length_resumes_to_the_right_bytes(length: int, is_whole_sent: bool) -> None:  # noqa: FBT001 - Hypothesis passes it by name
+def test_any_partial_length_resumes_to_the_right_bytes(length: int, is_whole_sent: bool) -> None:
     """Wherever a fetch stopped, the hub is asked for the rest, and the result is the model, even if it sends all."""
     answer = Answer("whole" if is_whole_sent else "bytes")
     with tempfile.TemporaryDirectory() as folder, hub_of(SPEC, DATA, [answer]) as hub:

@@ -6,9 +6,9 @@ from typing import Any
 
 import openai
 import pytest
-from muster_proxy.testing import FakeVllm, Reply
 from openai.types.chat import ChatCompletion
 
+from muster_proxy.testing import FakeVllm, Reply
 from tests.proxy.conftest import Proxied
 
 ADD: dict[str, Any] = {
@@ -33,9 +33,11 @@ ANSWER = '{"name": "answer", "arguments": {"text": "It is 3."}}'
 @pytest.fixture
 async def client(engine: FakeVllm, proxied: Proxied) -> AsyncIterator[openai.AsyncOpenAI]:
     """The openai package, pointed at a proxy whose engine cannot call tools."""
-    async with proxied(engine.url, tool_mode="emulated") as proxy:
-        async with openai.AsyncOpenAI(base_url=f"{proxy.base_url}/v1", api_key="-", max_retries=0) as sdk:
-            yield sdk
+    async with (
+        proxied(engine.url, tool_mode="emulated") as proxy,
+        openai.AsyncOpenAI(base_url=f"{proxy.base_url}/v1", api_key="-", max_retries=0) as sdk,
+    ):
+        yield sdk
 
 
 async def ask(client: openai.AsyncOpenAI, **fields: Any) -> ChatCompletion:
@@ -108,7 +110,7 @@ async def test_several_calls_come_back_in_one_answer(engine: FakeVllm, client: o
         ("no frame at all", "no frame at all", [], "stop"),
     ],
 )
-async def test_a_stream_adds_up_to_the_unary_answer(  # noqa: PLR0913  each argument is a part of one case
+async def test_a_stream_adds_up_to_the_unary_answer(
     engine: FakeVllm,
     client: openai.AsyncOpenAI,
     reply: str,
@@ -118,9 +120,8 @@ async def test_a_stream_adds_up_to_the_unary_answer(  # noqa: PLR0913  each argu
 ) -> None:
     """The SDK's own accumulator makes the same message of the stream, and usage comes when asked for."""
     engine.script(Reply(reply))
-    async with client.chat.completions.stream(
-        model="fake-model", messages=[USER], tools=[ADD, NOW], stream_options={"include_usage": True}
-    ) as stream:  # type: ignore[call-overload]
+    given: dict[str, Any] = {"model": "fake-model", "messages": [USER], "tools": [ADD, NOW]}
+    async with client.chat.completions.stream(**given, stream_options={"include_usage": True}) as stream:
         final = await stream.get_final_completion()
 
     [choice] = final.choices
@@ -167,7 +168,7 @@ async def test_the_choice_is_what_the_model_is_held_to(
     client: openai.AsyncOpenAI,
     choice: Any,
     parallel: bool | None,
-    allowed: list[str],  # noqa: FBT001
+    allowed: list[str],
 ) -> None:
     """The schema allows what `tool_choice` and `parallel_tool_calls` allow, and the engine sees no tools."""
     fields: dict[str, Any] = {"tool_choice": choice, "parallel_tool_calls": parallel}

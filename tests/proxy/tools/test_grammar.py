@@ -4,6 +4,7 @@ from typing import Any
 
 from hypothesis import given
 from hypothesis import strategies as st
+
 from muster_proxy.tools.grammar import reply_schema
 from muster_proxy.wire import Function
 

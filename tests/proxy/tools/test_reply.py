@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from muster_proxy.tools.reply import Arguments, CallBegun, Piece, ReplyReader, Text
 
 CALL = '{"name": "add", "arguments": {"a": [1, {"b": "}\\""}], "c": null}}'
@@ -85,7 +86,7 @@ def test_a_reply_gives_its_pieces(text: str, pieces: list[Piece]) -> None:
 )
 def test_any_arguments_pass_unchanged_on_any_split(
     value: Any, indent: int | None, ascii_only: bool, draw: Any
-) -> None:  # noqa: FBT001
+) -> None:
     """The arguments' text, joined, is exactly what the model wrote, wherever its text is cut."""
     written = json.dumps(value, indent=indent, ensure_ascii=ascii_only)
     text = f'[{{"name": "f", "arguments": {written}}},{{"name": "g", "arguments": {written}}}]'
@@ -101,7 +102,7 @@ def test_any_arguments_pass_unchanged_on_any_split(
 
 
 @given(st.text(), st.booleans())
-def test_any_answer_is_read_as_it_was_meant(answer: str, ascii_only: bool) -> None:  # noqa: FBT001
+def test_any_answer_is_read_as_it_was_meant(answer: str, ascii_only: bool) -> None:
     """A string survives its JSON form, one character at a time."""
     text = json.dumps({"name": "answer", "arguments": {"text": answer}}, ensure_ascii=ascii_only)
 

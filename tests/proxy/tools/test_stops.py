@@ -2,6 +2,7 @@
 
 from hypothesis import given
 from hypothesis import strategies as st
+
 from muster_proxy.tools.stops import StopText
 
 

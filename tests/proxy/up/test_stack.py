@@ -14,7 +14,7 @@ pytestmark = pytest.mark.engine
 
 CAPITAL: Any = [{"role": "user", "content": "What is the capital of France?"}]
 CALCULATION: Any = [{"role": "user", "content": "What is 23*7? Use the calculator."}]
-CALCULATOR: dict[str, Any] = {
+CALCULATOR: Any = {
     "type": "function",
     "function": {
         "name": "calculator",
@@ -102,7 +102,8 @@ def test_a_tools_result_is_answered(proxy: openai.OpenAI, model: str) -> None:
     first = proxy.chat.completions.create(messages=CALCULATION, **given)
     call = (first.choices[0].message.tool_calls or [])[0]
     result = {"role": "tool", "tool_call_id": call.id, "content": "161"}
-    second = proxy.chat.completions.create(messages=[*CALCULATION, first.choices[0].message, result], **given)
+    history: Any = [*CALCULATION, first.choices[0].message, result]
+    second = proxy.chat.completions.create(messages=history, **given)
 
     assert second.choices[0].finish_reason == "stop"
     assert "161" in (second.choices[0].message.content or "")
@@ -112,7 +113,7 @@ def test_tools_are_left_alone_where_none_is_needed(proxy: openai.OpenAI, model: 
     """A question of general knowledge is answered."""
     completion = proxy.chat.completions.create(
         model=model, messages=CAPITAL, tools=[CALCULATOR], temperature=0
-    )  # type: ignore[list-item]
+    )
 
     assert "Paris" in (completion.choices[0].message.content or "")
     assert completion.choices[0].message.tool_calls is None
@@ -162,6 +163,7 @@ def test_real_world_schemas_are_taken(proxy: openai.OpenAI, model: str) -> None:
 def test_the_agent_uses_its_calculator(stack: Stack, agent: openai.OpenAI, *, stream: bool) -> None:
     """It answers 161 after a real call of its tool, which takes two calls of the model through the proxy."""
     before = len(log_lines(stack, "proxy"))
+    lines: list[dict[str, object]] = []
     given: dict[str, Any] = {"model": "muster-agent", "messages": CALCULATION}
     if stream:
         chunks = [chunk for chunk in agent.chat.completions.create(**given, stream=True) if chunk.choices]
@@ -197,8 +199,9 @@ BAD = {
     "malformed": b"{",
     "empty messages": b'{"model": "MODEL", "messages": []}',
     "wrong type": b'{"model": "MODEL", "messages": [{"role": "user", "content": "x"}], "max_tokens": "x"}',
-    "content of an unknown kind": b'{"model": "MODEL", "messages": [{"role": "user", "content": [{"type": "image_url"}]}]}',
-    "unknown form": b'{"model": "MODEL", "messages": [{"role": "user", "content": "x"}], "response_format": {"type": "x"}}',
+    "an image": b'{"model": "MODEL", "messages": [{"role": "user", "content": [{"type": "image_url"}]}]}',
+    "unknown form": b'{"model": "MODEL", "messages": [{"role": "user", "content": "x"}],'
+    b' "response_format": {"type": "x"}}',
     "broken schema": b'{"model": "MODEL", "messages": [{"role": "user", "content": "x"}], "response_format":'
     b' {"type": "json_schema", "json_schema": {"schema": {"$ref": "#/nowhere"}}}}',
     "too long": b'{"model": "MODEL", "messages": [{"role": "user", "content": "'

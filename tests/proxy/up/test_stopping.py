@@ -6,8 +6,8 @@ import threading
 
 import httpx
 import pytest
-from muster_observability import server
 
+from muster_observability import server
 from tests.stacks import Stack, muster_up, until
 
 pytestmark = pytest.mark.engine
