@@ -5,19 +5,20 @@ A setting that does not exist is an error that names it.
 """
 
 import difflib
+import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, cast
+from typing import Annotated, Any, Literal, cast, get_origin
 from urllib.parse import urlsplit
 
+import yaml
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, StringConstraints, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
-    SettingsError,
     YamlConfigSettingsSource,
 )
 
@@ -86,6 +87,7 @@ class ProxySettings(_Section):
     upstreams: list[UpstreamSettings] = Field(
         default_factory=list[UpstreamSettings],
         description='The engines. As a variable: JSON, `[{"url": "http://127.0.0.1:8000"}]`.',
+        examples=['[{"url": "http://127.0.0.1:8000"}]'],
     )
     max_body_bytes: Annotated[int, Field(ge=1024)] = Field(
         default=10 * 1024 * 1024, description="Largest request body; above it 413."
@@ -163,13 +165,11 @@ def load(config: Path | None = None, options: Mapping[str, Any] | None = None) -
     """
     if config is not None:
         os.environ[CONFIG_VARIABLE] = str(config)
-    _refuse_unknown_variables()
+    _check_variables()
     try:
         return Settings(**_given(options or {}))
     except ValidationError as error:
         raise ConfigurationError("\n".join(_told(error))) from None
-    except SettingsError as error:
-        raise ConfigurationError(f"{error} (expected JSON)") from None
 
 
 def variables() -> dict[str, FieldInfo]:
@@ -189,22 +189,47 @@ def _variables(model: type[BaseModel], prefix: str) -> Iterator[tuple[str, Field
 def _config_file() -> Path | None:
     named = os.environ.get(CONFIG_VARIABLE)
     path = Path(named).expanduser() if named else Path("muster.yaml")
-    if path.is_file():
-        return path
-    if named:
-        raise ConfigurationError(f"the configuration file {path} cannot be read: no such file")
-    return None
+    if not named and not path.is_file():
+        return None
+    try:
+        content: object = yaml.safe_load(path.read_text("utf-8"))
+    except OSError as error:
+        raise ConfigurationError(f"{path} cannot be read: {error.strerror}") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigurationError(f"{path} is not YAML: {_first_line(error)}") from None
+    if not isinstance(content, dict | None):
+        raise ConfigurationError(f"{path}: expected settings by name, as `proxy: {{port: 8080}}`")
+    return path
 
 
-def _refuse_unknown_variables() -> None:
+def _first_line(error: Exception) -> str:
+    """Where the fault is, without the text around it."""
+    mark: object = getattr(error, "problem_mark", None)
+    line: object = getattr(mark, "line", None)
+    return f"line {line + 1}" if isinstance(line, int) else type(error).__name__
+
+
+def _check_variables() -> None:
+    """Name a variable that sets nothing, or whose value cannot be read."""
     known = variables()
     for name in sorted(os.environ):
-        if name.startswith(PREFIX) and not name.startswith(_ELSEWHERE) and name not in known:
+        if not name.startswith(PREFIX) or name.startswith(_ELSEWHERE):
+            continue
+        if name not in known:
             raise ConfigurationError(f"{name} is no setting{_nearest(name, known)}")
+        if get_origin(known[name].annotation) is list:
+            try:
+                json.loads(os.environ[name])
+            except json.JSONDecodeError:
+                raise ConfigurationError(f"{name}: expected JSON, as {_example(known[name])}") from None
+
+
+def _example(info: FieldInfo) -> str:
+    return str((info.examples or [""])[0])
 
 
 def _nearest(name: str, known: Iterable[str]) -> str:
-    near = difflib.get_close_matches(name, known, n=1)
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.8)
     return f"; did you mean {near[0]}?" if near else "; see docs/configuration.md for all of them"
 
 
