@@ -40,6 +40,6 @@ clean: ## remove what the other targets made here (downloaded weights stay in th
 	rm -rf $(VENV) .pytest_cache .ruff_cache .import_linter_cache .hypothesis build dist
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-$(READY): pyproject.toml requirements.lock .python-version scripts/setup.sh
+$(READY): pyproject.toml requirements.lock .python-version scripts/setup.sh scripts/bootstrap.lock
 	@sh scripts/setup.sh $(VENV)
 	@touch $(READY)

@@ -28,7 +28,7 @@ fi
 
 echo "setup: $("$python" --version) in $dir"
 [ -x "$dir/bin/python" ] || "$python" -m venv "$dir"
-"$dir/bin/python" -m pip install --quiet --disable-pip-version-check uv==0.13.9
+"$dir/bin/python" -m pip install --quiet --disable-pip-version-check --require-hashes -r scripts/bootstrap.lock
 echo "setup: installing the locked dependencies"
 VIRTUAL_ENV=$dir "$dir/bin/uv" pip install --quiet --require-hashes -r requirements.lock
 VIRTUAL_ENV=$dir "$dir/bin/uv" pip install --quiet --no-deps --editable .
