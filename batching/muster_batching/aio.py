@@ -55,7 +55,7 @@ class AsyncScheduler:
         self._clock = clock
         self._turns: dict[TicketId, asyncio.Future[Action]] = {}
         self._timer: asyncio.TimerHandle | None = None
-        self._timer_due_s = math.inf
+        self._timer_due_s = math.inf  # of the timer set last
         self._is_closed = False
 
     @property
@@ -103,7 +103,6 @@ class AsyncScheduler:
             self._scheduler.cancel(ticket_id, now_s=self._clock())
             if not turn.done():
                 turn.set_exception(ClosedError())
-        self._unset_timer()
 
     async def _enter(self, ticket: Ticket) -> Slot:
         if self._is_closed:
@@ -159,7 +158,6 @@ class AsyncScheduler:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-            self._timer_due_s = math.inf
 
 
 class _SlotBlock:

@@ -385,6 +385,7 @@ async def test_closing_ends_what_waits_and_spares_what_runs(driver: AsyncSchedul
         first, second, third = await start(tasks, driver, "a", "b", "c")
         await driver.aclose()
         await driver.aclose()
+        assert driver.scheduler.waiting == 0
         await asyncio.wait([second.task, third.task])
         assert driver.scheduler.in_flight == 1
         first.may_leave.set()
