@@ -1,6 +1,7 @@
 """Writes the parts' logs to one terminal, each line under its part's name."""
 
 import asyncio
+import contextlib
 import sys
 from typing import TextIO
 
@@ -25,6 +26,10 @@ class Output:
         for line in text.splitlines():
             self._write("muster", line)
 
+    def show(self, text: str) -> None:
+        """Write lines that are there to be copied: without a prefix."""
+        self._print(text)
+
     async def copy(self, part: str, source: asyncio.StreamReader) -> None:
         """Write a part's lines until it ends; a line without an end is broken, never held without bound."""
         held = b""
@@ -41,8 +46,9 @@ class Output:
         prefix = f"{part:<6} |"
         if self._is_coloured:
             prefix = f"{_COLOURS[part]}{prefix}{_RESET}"
-        try:
-            print(prefix, line, file=self._stream, flush=True)
-        except (BrokenPipeError, OSError):
-            # Whoever read this is gone; the stack is stopped by its signals, not by its log.
-            self._is_coloured = False
+        self._print(f"{prefix} {line}")
+
+    def _print(self, text: str) -> None:
+        # Whoever read this may be gone; the stack is stopped by its signals, not by its log.
+        with contextlib.suppress(OSError):
+            print(text, file=self._stream, flush=True)

@@ -37,7 +37,7 @@ Paste one of these into another terminal:
 curl -s {proxy}/v1/chat/completions -H 'content-type: application/json' -d '{{"model": "{model}", "messages": \
 [{{"role": "user", "content": "What is the capital of France?"}}]}}'
 
-python -c "from openai import OpenAI; print(OpenAI(base_url='{proxy}/v1', api_key='-').chat.completions.create(\
+{python} -c "from openai import OpenAI; print(OpenAI(base_url='{proxy}/v1', api_key='-').chat.completions.create(\
 model='{model}', messages=[{{'role': 'user', 'content': 'Write a haiku about queues.'}}]).choices[0].message.content)"
 
 curl -s {agent}/v1/chat/completions -H 'content-type: application/json' -d '{{"model": "muster-agent", "messages": \
@@ -63,7 +63,7 @@ def run_stack(options: Mapping[str, Any], agent_port: int | None, config: Path |
     except EmbeddedError as error:
         return _told(error, error.exit_code)
     except KeyboardInterrupt:
-        return _told("interrupted", ExitCode.INTERRUPTED)
+        return _told("interrupted; the same command goes on where this one stopped", ExitCode.INTERRUPTED)
 
 
 def _interrupt(_number: int, _frame: FrameType | None) -> None:
@@ -117,9 +117,15 @@ def _supervise(loaded: Settings, agent_port: int, state: Path) -> ExitCode:
     }
     if loaded.cache_dir is not None:
         environment["MUSTER_CACHE_DIR"] = str(loaded.cache_dir)
-    welcome = _WELCOME.format(**urls, model=loaded.engine.alias)
+    welcome = _WELCOME.format(**urls, model=loaded.engine.alias, python=_this_python())
     with _recorded(state, urls):
         return asyncio.run(Supervisor(stack, output, environment).run(welcome))
+
+
+def _this_python() -> str:
+    """The interpreter that has the openai package, as short as it can be typed here."""
+    here = os.path.relpath(sys.executable)
+    return sys.executable if here.startswith("..") else here
 
 
 def _log_format(loaded: Settings) -> str:

@@ -128,7 +128,7 @@ class Supervisor:
             await _all(self._ready(part, client) for part in self._parts)
             self._is_serving = True
             self._output.say(f"ready after {time.monotonic() - started_s:.1f} s")
-            self._output.say(welcome)
+            self._output.show(welcome)
             await _all(self._watch(part, client) for part in self._parts)
 
     async def _start(self, part: Part) -> None:
