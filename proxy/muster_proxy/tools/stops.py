@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 
 class StopText:
-    """Passes text on up to the first stop string, on any chunking.
+    """Passes text on up to the stop string that is complete first, as if it came character by character.
 
     Args:
         stops: The strings that end the text; they are no part of it.
@@ -21,10 +21,10 @@ class StopText:
         if self.has_stopped or not self._stops:
             return "" if self.has_stopped else text
         text = self._held + text
-        found = [at for stop in self._stops if (at := text.find(stop)) >= 0]
+        found = [(at + len(stop), at) for stop in self._stops if (at := text.find(stop)) >= 0]
         if found:
             self.has_stopped, self._held = True, ""
-            return text[: min(found)]
+            return text[: min(found)[1]]
         end = len(text) - self._held_size(text)
         self._held = text[end:]
         return text[:end]

@@ -12,14 +12,14 @@ from muster_proxy.tools.stops import StopText
     st.randoms(use_true_random=False),
 )
 def test_text_ends_at_the_first_stop_string_on_any_split(text: str, stops: list[str], draw: object) -> None:
-    """What passes is what stands before the first stop string, wherever the text is cut."""
-    found = [text.find(stop) for stop in stops if stop in text]
+    """What passes is what stands before the stop string that ends first, wherever the text is cut."""
+    found = [(text.find(stop) + len(stop), text.find(stop)) for stop in stops if stop in text]
     cut = draw.randrange(len(text) + 1)  # type: ignore[attr-defined]
     passing = StopText(stops)
 
     passed = passing.feed(text[:cut]) + passing.feed(text[cut:])
 
-    assert passed + passing.finish() == (text[: min(found)] if found else text)
+    assert passed + passing.finish() == (text[: min(found)[1]] if found else text)
     assert passing.has_stopped == bool(found)
 
 
