@@ -10,19 +10,19 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from muster_agent import failures, identity
+from muster_agent import failures
 from muster_agent.chat import ChatEndpoint, failure_response
 from muster_agent.chat_request import MODEL_ID
 from muster_agent.failures import Failure
 from muster_agent.graph import build, connect
 from muster_agent.measures import Measures
 from muster_agent.models import ModelName
-from muster_agent.request_ids import RequestIds
 from muster_agent.runs import Runner
 from muster_agent.settings import AgentSettings
 from muster_agent.threads import Threads
 from muster_agent.tools import TOOLS
 from muster_observability.metrics import MetricsEndpoint, new_registry
+from muster_observability.request_ids import REQUEST_ID, RequestIds, request_id_of
 
 
 def create_app(settings: AgentSettings) -> FastAPI:
@@ -93,5 +93,5 @@ def _shape_failures(app: FastAPI) -> None:
     async def broke(request: Request, _error: Exception) -> Response:
         response = failure_response(failures.internal())
         # This handler runs outside of every middleware.
-        response.headers[identity.REQUEST_ID] = request.state.request_id
+        response.headers[REQUEST_ID] = request_id_of(request.scope)
         return response

@@ -20,6 +20,7 @@ from muster_agent.failures import Failure
 from muster_agent.measures import Measures
 from muster_agent.runs import Emit, RunEvent, Runner, RunResult
 from muster_observability import logs
+from muster_observability.request_ids import is_identifier, request_id_of
 
 MAX_BODY_BYTES = 10_000_000
 _CLIENT_LEFT = 499  # nobody reads it; it is what the log shows
@@ -55,7 +56,7 @@ class ChatEndpoint:
         except ClientDisconnect:
             return Response(status_code=_CLIENT_LEFT)
         thread_id = _thread_id(request)
-        request_id: str = request.state.request_id
+        request_id = request_id_of(request.scope)
         identity.assume(identity.RunIdentity(thread_id or identity.new_run_id(), request_id))
         work = partial(self._run, chat, thread_id, request_id)
         if chat.stream:
@@ -108,7 +109,7 @@ def _too_large() -> Failure:
 
 def _thread_id(request: Request) -> str | None:
     name = request.headers.get(identity.SESSION_ID)
-    if name is not None and not identity.is_well_formed(name):
+    if name is not None and not is_identifier(name):
         raise failures.bad_request(
             "The header x-session-id must be 1 to 128 letters, digits, dots, hyphens or underscores.",
             param=identity.SESSION_ID,

@@ -5,17 +5,16 @@ prefix. `x-request-id` is the client's request with the number of the call behin
 a request in the logs of every part.
 """
 
-import re
 import uuid
 from contextvars import ContextVar
 from dataclasses import dataclass
 
 import httpx2
 
-REQUEST_ID = "x-request-id"
+from muster_observability.request_ids import REQUEST_ID
+
 SESSION_ID = "x-session-id"
 
-_WELL_FORMED = re.compile(r"[A-Za-z0-9._-]{1,128}")
 # The proxy takes up to 128 characters; the number of the call needs its share of them.
 _LONGEST_STEM = 120
 
@@ -36,16 +35,6 @@ class RunIdentity:
 
 
 _current: ContextVar[RunIdentity | None] = ContextVar("run_identity", default=None)
-
-
-def is_well_formed(identifier: str) -> bool:
-    """Whether a client's identifier may be used: 1 to 128 letters, digits, dots, hyphens, underscores."""
-    return _WELL_FORMED.fullmatch(identifier) is not None
-
-
-def new_request_id() -> str:
-    """An identifier for a request that came without one."""
-    return f"req_{uuid.uuid4().hex}"
 
 
 def new_run_id() -> str:

@@ -8,41 +8,16 @@ from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 from starlette.routing import Route
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from muster_batching import AsyncScheduler, Scheduler, WaitingLimits
 from muster_observability.metrics import MetricsEndpoint, new_registry
+from muster_observability.request_ids import REQUEST_ID, RequestIds, request_id_of
 from muster_proxy.client import UpstreamClient
-from muster_proxy.exchange import request_id_of
 from muster_proxy.failures import Reason, RequestError
 from muster_proxy.metrics import ProxyMetrics
 from muster_proxy.relay import Relay
 from muster_proxy.settings import ProxySettings
 from muster_proxy.upstreams import Upstreams
-
-
-class RequestIds:
-    """Gives every request an id and every answer its `x-request-id`.
-
-    Args:
-        app: The application inside.
-    """
-
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one connection."""
-        if scope["type"] != "http":
-            return await self._app(scope, receive, send)
-        request_id = scope["muster.request_id"] = request_id_of(scope)
-
-        async def send_with_id(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                message["headers"] = [*message["headers"], (b"x-request-id", request_id.encode())]
-            await send(message)
-
-        return await self._app(scope, receive, send_with_id)
 
 
 def create_app(settings: ProxySettings) -> FastAPI:
@@ -75,6 +50,7 @@ def create_app(settings: ProxySettings) -> FastAPI:
     app = FastAPI(title="Muster", lifespan=lifespan, redirect_slashes=False, openapi_url=None)
     app.add_middleware(RequestIds)
     app.add_exception_handler(HTTPException, _http_error)
+    app.add_exception_handler(Exception, _internal_error)
     app.add_api_route("/health/live", _live, methods=["GET"])
     app.add_api_route("/health/ready", _ready(upstreams), methods=["GET"])
     app.add_api_route("/v1/models", _models(upstreams), methods=["GET"])
@@ -110,5 +86,17 @@ async def _http_error(_request: Request, error: Exception) -> Response:
         told = RequestError(Reason.METHOD_NOT_ALLOWED, allow=(error.headers or {}).get("Allow"))
     else:
         told = RequestError(Reason.URL_NOT_FOUND, status=error.status_code)
-    headers = {name.decode(): value.decode() for name, value in told.headers()}
-    return Response(told.body(), told.http_status, headers)
+    return _response(told)
+
+
+async def _internal_error(request: Request, _error: Exception) -> Response:
+    """A fault of ours outside of the relay; the server logs its trace."""
+    response = _response(RequestError(Reason.INTERNAL_ERROR))
+    # This handler runs outside of every middleware.
+    response.headers[REQUEST_ID] = request_id_of(request.scope)
+    return response
+
+
+def _response(error: RequestError) -> Response:
+    headers = {name.decode(): value.decode() for name, value in error.headers()}
+    return Response(error.body(), error.http_status, headers)

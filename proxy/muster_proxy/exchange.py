@@ -1,11 +1,10 @@
 """One request on its way through the proxy: its identity, its times, and the answer to its client."""
 
-import re
 import time
-import uuid
 from typing import TYPE_CHECKING
 
 from muster_observability import logs
+from muster_observability.request_ids import header_of, is_identifier, request_id_of
 from muster_proxy.failures import RequestError
 
 if TYPE_CHECKING:
@@ -13,26 +12,7 @@ if TYPE_CHECKING:
 
     from muster_proxy.metrics import ProxyMetrics
 
-_IDENTIFIER = re.compile(rb"[A-Za-z0-9._-]{1,128}")
-
 _log = logs.get("proxy")
-
-
-def request_id_of(scope: "Scope") -> str:
-    """The request's id: the client's `x-request-id` where it is a plain identifier, else a new one."""
-    given = header(scope, b"x-request-id")
-    return given.decode() if given and _IDENTIFIER.fullmatch(given) else f"req_{uuid.uuid4().hex}"
-
-
-def session_of(scope: "Scope") -> str | None:
-    """The client's `x-session-id`, where it is a plain identifier."""
-    given = header(scope, b"x-session-id")
-    return given.decode() if given and _IDENTIFIER.fullmatch(given) else None
-
-
-def header(scope: "Scope", name: bytes) -> bytes | None:
-    """The first request header of that lower-case name."""
-    return next((value for key, value in scope["headers"] if key == name), None)
 
 
 class Exchange:
@@ -62,8 +42,9 @@ class Exchange:
         self._status = 0
         self._sent_bytes = 0
         self.is_answered = False
-        self.request_id: str = scope["muster.request_id"]
-        self.session_id = session_of(scope)
+        self.request_id = request_id_of(scope)
+        session_id = header_of(scope, "x-session-id")
+        self.session_id = session_id if session_id and is_identifier(session_id) else None
         self.model = ""
         self.upstream: str | None = None
         self.is_stream = False

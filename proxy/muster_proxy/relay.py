@@ -14,9 +14,10 @@ import orjson
 
 from muster_batching import AsyncScheduler, PoolId, Slot, Ticket, TicketId, TurnedAway
 from muster_observability import logs
+from muster_observability.request_ids import header_of
 from muster_proxy import disconnects, sse, wire
 from muster_proxy.client import Answer, UpstreamClient
-from muster_proxy.exchange import Exchange, header
+from muster_proxy.exchange import Exchange
 from muster_proxy.failures import TURNED_AWAY, Reason, RequestError
 from muster_proxy.metrics import ProxyMetrics
 from muster_proxy.tools.emulation import ToolEmulation
@@ -232,10 +233,10 @@ async def read_body(exchange: Exchange, limit_bytes: int) -> bytes:
         RequestError: It is larger than `limit_bytes`, or encoded.
         ClientGoneError: The client hung up before its end.
     """
-    if header(exchange.scope, b"content-encoding") not in (None, b"identity"):
+    if header_of(exchange.scope, "content-encoding") not in (None, "identity"):
         raise RequestError(Reason.UNSUPPORTED_ENCODING)
     too_large = RequestError(Reason.BODY_TOO_LARGE, f"The request body is larger than {limit_bytes} bytes.")
-    declared = header(exchange.scope, b"content-length")
+    declared = header_of(exchange.scope, "content-length")
     if declared is not None and declared.isdigit() and int(declared) > limit_bytes:
         raise too_large
     held = bytearray()

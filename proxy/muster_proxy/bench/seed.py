@@ -13,7 +13,6 @@ from pathlib import Path
 import httpx
 import orjson
 from prometheus_client.parser import text_string_to_metric_families
-from rich import box
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
@@ -196,9 +195,9 @@ def _percentile(values: list[float], percent: int) -> float:
 
 def _print(rows: list[Row], plan: Plan, target: Target) -> None:
     title = f"{plan.requests} requests of 10 to 150 tokens, {target.model}"
-    table = Table(title=title, title_justify="left", box=box.SIMPLE, padding=(0, 1, 0, 0))
+    table = Table(title=title, title_justify="left", box=None, padding=(0, 1, 0, 0))
     table.add_column("way", no_wrap=True)
-    for heading in ("time s", "req/s", "ratio", "p50 s", "p95 s", "tok/s", "batches", "mean size"):
+    for heading in ("time s", "req/s", "ratio", "p50 s", "p95 s", "tok/s", "batches", "size"):
         table.add_column(heading, justify="right", no_wrap=True)
     for row in rows:
         table.add_row(
