@@ -152,13 +152,22 @@ async def test_an_unknown_method_is_a_405(proxy: httpx.AsyncClient) -> None:
     assert answer.headers["allow"] == "POST"
 
 
-async def test_a_schema_nested_too_deeply_to_write_again_is_a_400(proxy: httpx.AsyncClient) -> None:
+@pytest.mark.parametrize("depth", [300, 900])
+@pytest.mark.parametrize("place", ["enum", "properties", "arguments"])
+async def test_a_value_nested_too_deeply_to_write_again_is_a_400(
+    proxy: httpx.AsyncClient, place: str, depth: int
+) -> None:
     """Emulation writes the request anew, and its writer stops before its reader does."""
-    deep = json.loads('{"a":' * 400 + "1" + "}" * 400)
-    tool = {"type": "function", "function": {"name": "f", "parameters": {"enum": [deep]}}}
-
-    check(
-        await proxy.post(
-            "/v1/chat/completions", json={"model": "fake-model", "messages": MESSAGES, "tools": [tool]}
-        )
+    deep = '{"a":' * depth + "1" + "}" * depth
+    parameters = {"enum": f'{{"enum": [{deep}]}}', "properties": f'{{"properties": {{"q": {deep}}}}}'}.get(
+        place, "{}"
     )
+    call = json.dumps(
+        {"id": "c", "function": {"name": "f", "arguments": deep if place == "arguments" else "{}"}}
+    )
+    body = (
+        f'{{"model": "fake-model", "messages": [{{"role": "assistant", "tool_calls": [{call}]}}],'
+        f'"tools": [{{"type": "function", "function": {{"name": "f", "parameters": {parameters}}}}}]}}'
+    )
+
+    check(await proxy.post("/v1/chat/completions", content=body.encode()))

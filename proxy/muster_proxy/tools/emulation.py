@@ -68,6 +68,12 @@ class ToolEmulation:
         Raises:
             RequestError: A value in it is nested too deeply to be written again.
         """
+        try:
+            return orjson.dumps(self._fields())
+        except (orjson.JSONEncodeError, RecursionError):
+            raise RequestError(Reason.INVALID_VALUE, "A value is nested too deeply.") from None
+
+    def _fields(self) -> dict[str, Any]:
         request = self._call.request
         parallel = request.parallel_tool_calls is not False and not self._is_named and bool(self._functions)
         answer_name = None if self._must_call else self._answer_name
@@ -84,10 +90,7 @@ class ToolEmulation:
             "type": "json_schema",
             "json_schema": {"name": "reply", "strict": True, "schema": schema},
         }
-        try:
-            return orjson.dumps(fields)
-        except orjson.JSONEncodeError:
-            raise RequestError(Reason.INVALID_VALUE, "A value is nested too deeply.") from None
+        return fields
 
     def answer(self, body: bytes) -> bytes:
         """The engine's whole answer as the client gets it.

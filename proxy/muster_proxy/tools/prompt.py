@@ -33,6 +33,9 @@ def instructions(functions: Sequence[Function], *, answer_name: str | None, para
         functions: Those that it may call.
         answer_name: The name under which it may answer instead; None where it must call.
         parallel: Whether it may make several calls at once.
+
+    Raises:
+        orjson.JSONEncodeError: A schema is nested deeper than JSON is written.
     """
     specifications = [_specification(function) for function in functions]
     if answer_name is not None:
@@ -52,6 +55,9 @@ def conversation(messages: Iterable[Mapping[str, Any]], told: str, answer_name: 
         messages: The client's messages.
         told: The instructions; they join the client's own in one system turn at the front.
         answer_name: The name under which earlier answers were given.
+
+    Raises:
+        orjson.JSONEncodeError: A call's arguments are nested deeper than JSON is written.
     """
     system: list[str] = []
     turns: list[Turn] = []
@@ -127,7 +133,4 @@ def _text(content: object) -> str:
 
 
 def _json(value: object) -> str:
-    try:
-        return orjson.dumps(value).decode()
-    except orjson.JSONEncodeError:  # nested deeper than it writes
-        return "{}"
+    return orjson.dumps(value).decode()
