@@ -1,0 +1,56 @@
+"""The benchmark runs on a real engine and tells what it saw; how fast is not a test's business."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from muster_proxy.bench.ways import requests
+from tests.stacks import Stack
+
+
+@pytest.mark.engine
+def test_the_original_comparison_runs_every_way(stack: Stack, tmp_path: Path) -> None:
+    """Four rows in the original's order, in the table and in the JSON."""
+    figures = tmp_path / "figures.json"
+    command = ["bench", "seed", "--upstream", stack.url("engine"), "--requests", "2", "--json", str(figures)]
+    done = subprocess.run(
+        [sys.executable, "-m", "muster_proxy", *command], capture_output=True, text=True, check=True
+    )
+    rows = {row["way"]: row for row in json.loads(figures.read_text())["rows"]}
+
+    assert list(rows) == ["one at a time", "all at once", "one explicit batch", "through Muster"]
+    assert all(row["requests_per_s"] > 0 and row["output_tokens_per_s"] > 0 for row in rows.values())
+    assert rows["one at a time"]["ratio"] == 1
+    assert (rows["one explicit batch"]["batches"], rows["one explicit batch"]["mean_batch_size"]) == (1, 2)
+    assert rows["through Muster"]["batches"] in (1, 2)
+    assert all(way in done.stdout for way in rows)
+    assert "through Muster / all at once:" in done.stdout
+
+
+def test_an_engine_that_is_not_there_is_told(tmp_path: Path) -> None:
+    """One line, exit code 1, no traceback."""
+    command = ["bench", "seed", "--upstream", "http://127.0.0.1:9"]
+    done = subprocess.run(
+        [sys.executable, "-m", "muster_proxy", *command],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert done.returncode == 1
+    assert "http://127.0.0.1:9 cannot be reached" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_every_way_has_the_same_work() -> None:
+    """The same lengths each time, under labels of their own so that no cache helps."""
+    one, two = requests(50, "a"), requests(50, "b")
+
+    assert [each.max_tokens for each in one] == [each.max_tokens for each in two]
+    assert min(each.max_tokens for each in one) >= 10
+    assert max(each.max_tokens for each in one) <= 150
+    assert not {each.prompt for each in one} & {each.prompt for each in two}
