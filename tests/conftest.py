@@ -2,10 +2,14 @@
 
 import socket
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from muster_proxy.embedded.command import prepare_weights
+from muster_proxy.embedded.settings import EngineSettings
+from muster_proxy.embedded.weights import default_cache_dir
 from tests.stacks import Stack, muster_up
 
 _real_connect = socket.socket.connect
@@ -34,8 +38,15 @@ def loopback_only() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def stack() -> Iterator[Stack]:
+def weights() -> Path:
+    """The real model's file; fetched once, before any test's time begins to count."""
+    return prepare_weights(EngineSettings(), default_cache_dir())
+
+
+@pytest.fixture(scope="session")
+def stack(weights: Path) -> Iterator[Stack]:
     """Engine, proxy and agent on real weights, as `muster up` runs them; one for all tests."""
+    assert weights.exists()
     with muster_up() as running:
         running.wait_for("ready after")
         yield running

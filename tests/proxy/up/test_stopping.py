@@ -10,7 +10,7 @@ import pytest
 from muster_observability import server
 from tests.stacks import Stack, muster_up, until
 
-pytestmark = pytest.mark.engine
+pytestmark = [pytest.mark.engine, pytest.mark.usefixtures("weights")]
 
 
 def test_ctrl_c_while_starting_leaves_nothing() -> None:
