@@ -79,8 +79,15 @@ def until(limit_s: float, what: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def muster_up(*options: str, **environment: str) -> Generator[Stack]:
-    """Start `muster up` on free ports; the block has it at once, ready or not. Nothing of it is left after."""
+def muster_up(*options: str, ignores_sigint: bool = False, **environment: str) -> Generator[Stack]:
+    """Start `muster up` on free ports; the block has it at once, ready or not. Nothing of it is left after.
+
+    Args:
+        options: Of the command, after the ports.
+        ignores_sigint: Start it as a shell starts a command in the background.
+        environment: Of the command, beside this process's own.
+    """
+    before = signal.getsignal(signal.SIGINT)
     with contextlib.ExitStack() as held:
         listeners = {part: held.enter_context(server.bind(0, "")) for part in ("engine", "proxy", "agent")}
         ports = {part: listener.getsockname()[1] for part, listener in listeners.items()}
@@ -88,6 +95,8 @@ def muster_up(*options: str, **environment: str) -> Generator[Stack]:
         log = Path(directory, "log")
         arguments = [word for part, port in ports.items() for word in (f"--{part}-port", str(port))]
         with log.open("wb") as output:
+            if ignores_sigint:
+                signal.signal(signal.SIGINT, signal.SIG_IGN)  # a child inherits it
             process = subprocess.Popen(
                 [sys.executable, "-m", "muster_proxy", "up", *arguments, *options],
                 stdout=output,
@@ -95,6 +104,7 @@ def muster_up(*options: str, **environment: str) -> Generator[Stack]:
                 stdin=subprocess.DEVNULL,
                 env={**os.environ, "MUSTER_STATE_DIR": directory, **environment},
             )
+            signal.signal(signal.SIGINT, before)
         stack = Stack(process, ports, log)
         try:
             yield stack

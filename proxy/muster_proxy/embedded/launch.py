@@ -31,7 +31,8 @@ def run_engine(options: Mapping[str, Any]) -> ExitCode:
         loaded = settings.load(None, {"engine": options})
         logs.configure(loaded.log_level, loaded.log_format)
         check_port(loaded.engine.port)  # before half a gigabyte is fetched for nothing
-        signal.signal(signal.SIGTERM, _interrupt)
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, _interrupt)
         weights = find_weights(loaded.engine, loaded.cache_dir, progress_on(sys.stderr))
         serve_engine(loaded.engine, weights)
     except settings.ConfigurationError as error:

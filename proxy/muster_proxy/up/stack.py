@@ -48,7 +48,8 @@ Ctrl-C stops all three."""
 
 def run_stack(options: Mapping[str, Any], agent_port: int | None, config: Path | None) -> ExitCode:
     """Run engine, proxy and agent until told to stop; the arguments are the options of `muster up`."""
-    signal.signal(signal.SIGTERM, _interrupt)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _interrupt)
     try:
         loaded = settings.load(config, options)
         agent_port = _agent_port(agent_port)

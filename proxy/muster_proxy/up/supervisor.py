@@ -89,7 +89,9 @@ class Supervisor:
         """
         loop = asyncio.get_running_loop()
         for number in _STOP_SIGNALS:
-            if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup sets it for SIGHUP
+            # nohup has SIGHUP ignored, and means it. A shell has SIGINT ignored for what it starts in the
+            # background, and a script that then sends one means that.
+            if number is not signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN:
                 loop.add_signal_handler(number, self._ask_to_stop, number)
         try:
             return await self._run_until_stopped(welcome)

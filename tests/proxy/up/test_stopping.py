@@ -87,6 +87,37 @@ def test_a_proxy_that_dies_ends_the_stack() -> None:
         assert not stack.parts()
 
 
+def test_a_part_that_cannot_start_ends_the_stack_with_its_own_exit_code() -> None:
+    """The part says what is wrong, and nothing is left running."""
+    with muster_up(MUSTER_AGENT_FROB="1") as stack:
+        assert stack.process.wait(60) == server.ExitCode.CONFIG
+        assert "MUSTER_AGENT_FROB" in stack.said()
+        assert not stack.parts()
+
+
+def test_a_second_signal_stops_at_once() -> None:
+    """Even a stack that a shell started in the background, where SIGINT is ignored, heeds both."""
+    with muster_up(ignores_sigint=True) as stack:
+        stack.wait_for("ready after")
+        body = {
+            "model": "qwen2.5-coder-0.5b-instruct",
+            "messages": [{"role": "user", "content": "Count from 1 to 1000."}],
+            "stream": True,
+            "max_tokens": 3000,
+            "ignore_eos": True,
+        }
+        with httpx.stream(
+            "POST", f"{stack.url('proxy')}/v1/chat/completions", json=body, timeout=60
+        ) as answer:
+            next(answer.iter_lines())
+            stack.process.send_signal(signal.SIGINT)
+            stack.wait_for("once more to stop at once")
+            assert stack.stop() == server.ExitCode.OK
+
+        assert "killing it" in stack.said()
+        assert not stack.parts()
+
+
 @pytest.mark.parametrize("part", ["engine", "proxy", "agent"])
 def test_a_taken_port_is_named_with_the_setting_that_changes_it(part: str) -> None:
     """Before anything is started."""
