@@ -1,5 +1,6 @@
 """The `muster` command. Each subcommand imports what it needs when it runs, so that `--help` is instant."""
 
+import sys
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Annotated
@@ -9,6 +10,8 @@ import typer
 from muster_proxy.bench.command import bench
 from muster_proxy.embedded.command import engine
 from muster_proxy.up.command import up
+
+UNAVAILABLE = 69  # server.ExitCode.UNAVAILABLE; an installation of one role may lack what that module needs
 
 app = typer.Typer(
     name="muster",
@@ -76,4 +79,15 @@ def main() -> None:
     app.add_typer(bench, name="bench")
     for plugin in entry_points(group="muster.commands"):
         app.command(plugin.name)(plugin.load())
-    app()
+    try:
+        app()
+    except ModuleNotFoundError as error:
+        if not error.name or error.name.startswith("muster_"):
+            raise
+        # An installation of one role has this command too, and not what it needs.
+        print(  # noqa: T201  the command's answer
+            f"muster: this command needs {error.name}, which is not installed here; "
+            "install Muster whole, or with the extra of this command's role.",
+            file=sys.stderr,
+        )
+        sys.exit(UNAVAILABLE)
