@@ -6,14 +6,12 @@ it was asked and which calls were broken off. `scripted_agent` runs the real app
 
 import asyncio
 import json
-import socket
-from collections.abc import AsyncGenerator, Generator, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-import uvicorn
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -21,6 +19,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from muster_agent.app import create_app
 from muster_agent.disconnects import until_disconnect
 from muster_agent.settings import AgentSettings
+from muster_observability import server
 
 MODEL = "scripted-model"
 """The model that a `ScriptedModel` lists."""
@@ -297,53 +296,12 @@ def _chunks(reply: Say | CallTools) -> list[dict[str, Any]]:
     return [*chunks, _chunk({}, _finish_reason(reply)), usage]
 
 
-class _Server(uvicorn.Server):
-    """A server that tells when it has started, stops at once when told, and leaves signals alone."""
-
-    def __init__(self, config: uvicorn.Config) -> None:
-        super().__init__(config)
-        self.is_up = asyncio.Event()
-        self.stop = asyncio.Event()
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
-        self.is_up.set()
-
-    async def main_loop(self) -> None:
-        await self.stop.wait()
-
-    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Break off what goes on, where a server in use would wait for it."""
-        del sockets
-        for server in self.servers:
-            server.close()
-        for connection in list(self.server_state.connections):
-            connection.shutdown()
-        tasks = list(self.server_state.tasks)
-        for task in tasks:
-            task.cancel()
-        if tasks:
-            await asyncio.wait(tasks)
-        await self.lifespan.shutdown()
-
-    @contextmanager
-    def capture_signals(self) -> Generator[None]:
-        yield
-
-
 @asynccontextmanager
 async def serving(app: ASGIApp) -> AsyncGenerator[str]:
     """Serve `app` on a free port of 127.0.0.1; yields its root URL. Answers still held are broken off."""
-    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as listener:
-        listener.bind(("127.0.0.1", 0))
-        server = _Server(uvicorn.Config(app, log_config=None, timeout_graceful_shutdown=1))
-        async with asyncio.TaskGroup() as group:
-            group.create_task(server.serve(sockets=[listener]))
-            await server.is_up.wait()
-            try:
-                yield f"http://127.0.0.1:{listener.getsockname()[1]}"
-            finally:
-                server.stop.set()
+    with server.bind(0, "") as listener:
+        async with server.serving(app, listener):
+            yield f"http://{server.LOOPBACK}:{listener.getsockname()[1]}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -118,23 +118,46 @@ def _absorb(_number: int, _frame: "FrameType | None") -> None:
 async def serving(app: "ASGIApp", listener: socket.socket) -> AsyncGenerator[uvicorn.Server]:
     """Serve `app` in this event loop for as long as the block runs, its signals left alone.
 
-    For tests and for programs that hold a server beside other work. At the end of the block what is still
-    connected is cut off at once.
+    For tests and for programs that hold a server beside other work. What is still going on at the end of the
+    block is broken off.
     """
     server = _GuestServer(uvicorn.Config(app, log_config=None, access_log=False))
-    serving = asyncio.ensure_future(server.serve([listener]))
-    try:
-        while not server.started and not serving.done():  # noqa: ASYNC110  uvicorn says it in no other way
-            await asyncio.sleep(0)
-        yield server
-    finally:
-        server.should_exit = True
-        for connection in tuple(server.server_state.connections):
-            connection.transport.abort()
-        await serving
+    async with asyncio.TaskGroup() as group:
+        group.create_task(server.serve([listener]))
+        await server.is_up.wait()
+        try:
+            yield server
+        finally:
+            server.stop.set()
 
 
 class _GuestServer(uvicorn.Server):
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self.is_up = asyncio.Event()
+        self.stop = asyncio.Event()
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self.is_up.set()
+
+    async def main_loop(self) -> None:
+        await self.stop.wait()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Break off what goes on, where a server in use would wait for it."""
+        del sockets
+        for server in self.servers:
+            server.close()
+        for connection in tuple(self.server_state.connections):
+            connection.shutdown()
+        tasks = tuple(self.server_state.tasks)
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks)
+        await self.lifespan.shutdown()
+
     @contextlib.contextmanager
     def capture_signals(self) -> Generator[None]:
         yield
@@ -150,6 +173,26 @@ class _AnnouncingServer(uvicorn.Server):
         await super().startup(sockets)
         if self.started:
             logs.get(self._part).info("listening", url=f"http://{LOOPBACK}:{self._port}")
+
+
+def refuse(what: object, code: ExitCode) -> ExitCode:
+    """Tell the user on stderr why a command ends here; returns `code`, its exit status."""
+    print(f"muster: {what}", file=sys.stderr)  # noqa: T201  a command's answer
+    return code
+
+
+def interrupt_on_stop_signals() -> None:
+    """Have SIGINT and SIGTERM raise KeyboardInterrupt, for the time before a server or supervisor takes them.
+
+    SIGINT too: a shell has it ignored for what it starts in the background, and a script that then sends one
+    means it.
+    """
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _interrupt)
+
+
+def _interrupt(_number: int, _frame: "FrameType | None") -> None:
+    raise KeyboardInterrupt
 
 
 def stop_with_parent() -> None:

@@ -1,7 +1,6 @@
 """`muster proxy`."""
 
 import socket
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -31,11 +30,9 @@ def run_proxy(
         )
         listener = _listener(loaded.proxy)
     except settings.ConfigurationError as error:
-        print(f"muster: {error}", file=sys.stderr)  # noqa: T201  the command's answer
-        return server.ExitCode.CONFIG
+        return server.refuse(error, server.ExitCode.CONFIG)
     except server.PortTakenError as error:
-        print(f"muster: {error}", file=sys.stderr)  # noqa: T201  likewise
-        return server.ExitCode.UNAVAILABLE
+        return server.refuse(error, server.ExitCode.UNAVAILABLE)
     logs.configure(loaded.log_level, loaded.log_format)
     return server.serve(create_app(loaded.proxy), listener, part="proxy", drain_s=loaded.proxy.drain_s)
 

@@ -71,6 +71,7 @@ class Upstreams:
         self._scheduler = scheduler
         self._metrics = metrics
         self._all: dict[UpstreamId, Upstream] = {}
+        self._models: dict[str, dict[str, Any]] = {}  # merged when they change: every request asks
         for number, each in enumerate(settings, start=1):
             upstream = Upstream(UpstreamId(each.name or f"upstream-{number}"), each)
             self._all[upstream.id] = upstream
@@ -90,11 +91,7 @@ class Upstreams:
 
     def models(self) -> dict[str, dict[str, Any]]:
         """Every model that an upstream serves or served, the first upstream's entry where several do."""
-        merged: dict[str, dict[str, Any]] = {}
-        for upstream in self._all.values():
-            for name, entry in upstream.models.items():
-                merged.setdefault(name, entry)
-        return merged
+        return self._models
 
     def tool_mode(self, model: str) -> ToolMode:
         """How tools are called on this model: emulated where any of its upstreams needs it.
@@ -108,7 +105,7 @@ class Upstreams:
 
     def reads_text_alone(self, model: str) -> bool:
         """Whether the model's entry says so (llama.cpp's does); one that says nothing may read more."""
-        architecture: object = self.models().get(model, {}).get("architecture")
+        architecture: object = self._models.get(model, {}).get("architecture")
         told = cast("dict[str, object]", architecture) if isinstance(architecture, dict) else {}
         return told.get("input_modalities") == ["text"]
 
@@ -163,6 +160,9 @@ class Upstreams:
             _log.debug("probe failed", upstream=upstream.id, error=type(error).__name__)
             return self._learn(upstream, available=False)
         upstream.models = models
+        self._models = {}
+        for each in self._all.values():
+            self._models |= {name: entry for name, entry in each.models.items() if name not in self._models}
         return self._learn(upstream, available=True)
 
     def _learn(self, upstream: Upstream, *, available: bool) -> None:

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 import orjson
-from msgspec import UNSET, Meta, Struct, UnsetType
+from msgspec import Meta, Struct
 
 from muster_proxy.failures import Reason, RequestError
 
@@ -119,7 +119,6 @@ class ChatRequest(Struct):
     tools: list[Tool] | None = None
     tool_choice: Literal["none", "auto", "required"] | NamedChoice | None = None
     parallel_tool_calls: bool | None = None
-    functions: UnsetType | Any = UNSET
     metadata: dict[str, Any] | None = None
 
 
@@ -128,12 +127,10 @@ class Call:
     """A chat completion call, read.
 
     Attributes:
-        body: The bytes that came.
         fields: The body as JSON.
         request: The body's known fields, typed.
     """
 
-    body: bytes
     fields: dict[str, Any]
     request: ChatRequest
 
@@ -162,7 +159,7 @@ def read_chat(body: bytes) -> Call:
     except RecursionError:
         raise RequestError(Reason.INVALID_JSON, "The request body is nested too deeply.") from None
     _check_tools(request)
-    return Call(body, fields, request)
+    return Call(fields, request)
 
 
 def refuse_media(call: Call) -> None:

@@ -5,7 +5,6 @@ import contextlib
 import dataclasses
 import functools
 import statistics
-import sys
 from collections.abc import Awaitable, Callable, Generator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from muster_observability import server
 from muster_observability.server import ExitCode
 from muster_proxy.bench import servers, ways
 from muster_proxy.bench.ways import BenchmarkError, Result, Target
@@ -68,11 +68,11 @@ def run_seed(plan: Plan, json_file: Path | None) -> ExitCode:
             target = asyncio.run(ways.find_target(url, plan.model))
             results = _run_all(plan, target, limit, console)
     except (BenchmarkError, servers.ServerFailedError) as error:
-        return _told(error, ExitCode.FAILED)
+        return server.refuse(error, ExitCode.FAILED)
     except EmbeddedError as error:
-        return _told(error, error.exit_code)
+        return server.refuse(error, error.exit_code)
     except KeyboardInterrupt:
-        return _told("interrupted", ExitCode.INTERRUPTED)
+        return server.refuse("interrupted", ExitCode.INTERRUPTED)
     rows = _rows(results)
     _print(rows, plan, target)
     if json_file is not None:
@@ -83,11 +83,6 @@ def run_seed(plan: Plan, json_file: Path | None) -> ExitCode:
             )
         )
     return ExitCode.OK
-
-
-def _told(what: object, code: ExitCode) -> ExitCode:
-    print(f"muster: {what}", file=sys.stderr)  # noqa: T201  the command's answer
-    return code
 
 
 @contextlib.contextmanager

@@ -1,10 +1,8 @@
 """`muster engine`, from its options to its exit code."""
 
-import signal
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 from muster_observability import logs, server
@@ -31,18 +29,19 @@ def run_engine(options: Mapping[str, Any]) -> ExitCode:
         loaded = settings.load(None, {"engine": options})
         logs.configure(loaded.log_level, loaded.log_format)
         check_port(loaded.engine.port)  # before half a gigabyte is fetched for nothing
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, _interrupt)
+        server.interrupt_on_stop_signals()
         weights = find_weights(loaded.engine, loaded.cache_dir, progress_on(sys.stderr))
         serve_engine(loaded.engine, weights)
     except settings.ConfigurationError as error:
-        return _told(error, ExitCode.CONFIG)
+        return server.refuse(error, ExitCode.CONFIG)
     except EmbeddedError as error:
-        return _told(error, error.exit_code)
+        return server.refuse(error, error.exit_code)
     except server.PortTakenError as error:
-        return _told(error, ExitCode.UNAVAILABLE)
+        return server.refuse(error, ExitCode.UNAVAILABLE)
     except KeyboardInterrupt:
-        return _told("interrupted; the same command goes on where this one stopped", ExitCode.INTERRUPTED)
+        return server.refuse(
+            "interrupted; the same command goes on where this one stopped", ExitCode.INTERRUPTED
+        )
 
 
 def find_weights(engine: EngineSettings, cache_dir: Path | None, progress: Progress) -> Path:
@@ -62,13 +61,3 @@ def find_weights(engine: EngineSettings, cache_dir: Path | None, progress: Progr
         return named
     directory = cache_dir.expanduser().absolute() if cache_dir is not None else default_cache_dir()
     return fetch_weights(DEFAULT_MODEL, directory, progress)
-
-
-def _interrupt(_number: int, _frame: FrameType | None) -> None:
-    """A stop that is asked for while the weights come is an interruption, as Ctrl-C is."""
-    raise KeyboardInterrupt
-
-
-def _told(what: object, code: ExitCode) -> ExitCode:
-    print(f"muster: {what}", file=sys.stderr)  # noqa: T201 - the command's answer
-    return code

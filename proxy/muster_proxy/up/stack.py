@@ -4,11 +4,9 @@ import asyncio
 import contextlib
 import json
 import os
-import signal
 import sys
 from collections.abc import Generator, Mapping
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 from muster_observability import server
@@ -48,8 +46,7 @@ Ctrl-C stops all three."""
 
 def run_stack(options: Mapping[str, Any], agent_port: int | None, config: Path | None) -> ExitCode:
     """Run engine, proxy and agent until told to stop; the arguments are the options of `muster up`."""
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, _interrupt)
+    server.interrupt_on_stop_signals()
     try:
         loaded = settings.load(config, options)
         agent_port = _agent_port(agent_port)
@@ -58,22 +55,15 @@ def run_stack(options: Mapping[str, Any], agent_port: int | None, config: Path |
         prepare_weights(loaded.engine, loaded.cache_dir)
         return _supervise(loaded, agent_port, state)
     except ConfigurationError as error:
-        return _told(error, ExitCode.CONFIG)
+        return server.refuse(error, ExitCode.CONFIG)
     except server.PortTakenError as error:
-        return _told(error, ExitCode.UNAVAILABLE)
+        return server.refuse(error, ExitCode.UNAVAILABLE)
     except EmbeddedError as error:
-        return _told(error, error.exit_code)
+        return server.refuse(error, error.exit_code)
     except KeyboardInterrupt:
-        return _told("interrupted; the same command goes on where this one stopped", ExitCode.INTERRUPTED)
-
-
-def _interrupt(_number: int, _frame: FrameType | None) -> None:
-    raise KeyboardInterrupt
-
-
-def _told(what: object, code: ExitCode) -> ExitCode:
-    print(f"muster: {what}", file=sys.stderr)  # noqa: T201  the command's answer
-    return code
+        return server.refuse(
+            "interrupted; the same command goes on where this one stopped", ExitCode.INTERRUPTED
+        )
 
 
 def _agent_port(given: int | None) -> int:

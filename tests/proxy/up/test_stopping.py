@@ -3,6 +3,7 @@
 import os
 import signal
 import threading
+from contextlib import AbstractContextManager
 
 import httpx
 import pytest
@@ -28,16 +29,7 @@ def test_ctrl_c_in_the_middle_of_a_stream_ends_it_cleanly() -> None:
     """The client is told that the server is shutting down; nothing is left, and the exit is a clean one."""
     with muster_up() as stack:
         stack.wait_for("ready after")
-        body = {
-            "model": "qwen2.5-coder-0.5b-instruct",
-            "messages": [{"role": "user", "content": "Count from 1 to 1000."}],
-            "stream": True,
-            "max_tokens": 3000,
-            "ignore_eos": True,  # the engine has more to say than the test will hear
-        }
-        with httpx.stream(
-            "POST", f"{stack.url('proxy')}/v1/chat/completions", json=body, timeout=60
-        ) as answer:
+        with long_stream(stack) as answer:
             lines = answer.iter_lines()
             next(lines)
             stopping = threading.Thread(target=stack.stop)
@@ -99,16 +91,7 @@ def test_a_second_signal_stops_at_once() -> None:
     """Even a stack that a shell started in the background, where SIGINT is ignored, heeds both."""
     with muster_up(ignores_sigint=True) as stack:
         stack.wait_for("ready after")
-        body = {
-            "model": "qwen2.5-coder-0.5b-instruct",
-            "messages": [{"role": "user", "content": "Count from 1 to 1000."}],
-            "stream": True,
-            "max_tokens": 3000,
-            "ignore_eos": True,
-        }
-        with httpx.stream(
-            "POST", f"{stack.url('proxy')}/v1/chat/completions", json=body, timeout=60
-        ) as answer:
+        with long_stream(stack) as answer:
             next(answer.iter_lines())
             stack.process.send_signal(signal.SIGINT)
             stack.wait_for("once more to stop at once")
@@ -128,6 +111,18 @@ def test_a_taken_port_is_named_with_the_setting_that_changes_it(part: str) -> No
             assert stack.process.wait(60) == server.ExitCode.UNAVAILABLE
             assert f"port {port} is taken" in stack.said()
             assert f"MUSTER_{part.upper()}_PORT" in stack.said()
+
+
+def long_stream(stack: Stack) -> AbstractContextManager[httpx.Response]:
+    """A stream that has more to say than a test will hear."""
+    body = {
+        "model": "qwen2.5-coder-0.5b-instruct",
+        "messages": [{"role": "user", "content": "Count from 1 to 1000."}],
+        "stream": True,
+        "max_tokens": 3000,
+        "ignore_eos": True,
+    }
+    return httpx.stream("POST", f"{stack.url('proxy')}/v1/chat/completions", json=body, timeout=60)
 
 
 def ask(stack: Stack) -> httpx.Response:
