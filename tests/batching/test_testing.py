@@ -5,7 +5,9 @@ import pytest
 from muster_batching import (
     ClockWentBackError,
     Dispatch,
+    FixedLimit,
     Outcome,
+    Policy,
     PoolId,
     Scheduler,
     Ticket,
@@ -21,7 +23,7 @@ from muster_batching.testing import Timeline, VirtualClock
 CHAT = PoolId("chat")
 ENGINE = UpstreamId("engine")
 FIRST, SECOND = TicketId("first"), TicketId("second")
-ONE_SLOT = UpstreamReport(limit=1, pools=frozenset({CHAT}), available=True)
+ONE_SLOT = UpstreamReport(FixedLimit(1), pools=frozenset({CHAT}), available=True)
 
 
 def test_a_virtual_clock_moves_only_when_told() -> None:
@@ -50,7 +52,7 @@ def test_a_virtual_clock_never_goes_back() -> None:
 
 def test_a_timeline_logs_every_input() -> None:
     """What each kind of event brings about is in the log, with its time."""
-    timeline = Timeline(Scheduler(WaitingLimits(max_wait_s=10.0)))
+    timeline = Timeline(Scheduler(Policy.of(WaitingLimits(max_wait_s=10.0))))
     timeline.report(ENGINE, ONE_SLOT)
     for name in "abcde":
         timeline.submit(Ticket(TicketId(name), CHAT, size_bytes=1))
@@ -75,7 +77,7 @@ def test_a_timeline_logs_every_input() -> None:
 
 def test_a_timeline_wakes_the_scheduler_at_each_due_moment() -> None:
     """One long step turns tickets away at their own times, and the clock ends where it was sent."""
-    timeline = Timeline(Scheduler(WaitingLimits(max_wait_s=10.0)))
+    timeline = Timeline(Scheduler(Policy.of(WaitingLimits(max_wait_s=10.0))))
     timeline.report(ENGINE, ONE_SLOT)
     timeline.submit(Ticket(TicketId("held"), CHAT, size_bytes=1))
     timeline.submit(Ticket(FIRST, CHAT, size_bytes=1))
