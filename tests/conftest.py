@@ -5,12 +5,17 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 
 from muster_proxy.embedded.command import prepare_weights
 from muster_proxy.embedded.settings import EngineSettings
 from muster_proxy.embedded.weights import default_cache_dir
 from tests.stacks import Stack, muster_up
+
+# A slow machine is no failure: nothing is asserted of how long a test takes.
+hypothesis.settings.register_profile("muster", deadline=None)
+hypothesis.settings.load_profile("muster")
 
 _real_connect = socket.socket.connect
 

@@ -1,7 +1,7 @@
 """The scheduler on asyncio: a request holds a slot for exactly as long as it is inside an `async with` block.
 
-    driver = AsyncScheduler(Scheduler(WaitingLimits()))
-    driver.report(UpstreamId("engine"), UpstreamReport(limit=8, pools=frozenset({pool}), available=True))
+    driver = AsyncScheduler(Scheduler())
+    driver.report(UpstreamId("engine"), UpstreamReport(FixedLimit(8), pools=frozenset({pool}), available=True))
     async with driver.slot(Ticket(TicketId("a"), pool, size_bytes=len(body))) as slot:
         ...  # send the request to slot.upstream_id
 
@@ -10,36 +10,77 @@ inputs is made across an `await`; the loop's one timer is set while tickets wait
 """
 
 import asyncio
+import functools
 import math
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import TracebackType
 
 from muster_batching.errors import ClosedError, TurnedAway
+from muster_batching.samples import EngineSample
 from muster_batching.scheduler import Scheduler
-from muster_batching.tickets import Action, Outcome, SlotEnd, Ticket, TicketId, TurnAway, UpstreamId
+from muster_batching.tickets import (
+    Action,
+    End,
+    Outcome,
+    Ticket,
+    TicketId,
+    TurnAway,
+    UpstreamId,
+    Usage,
+)
 from muster_batching.upstreams import UpstreamReport
+
+_COMPLETED = End(Outcome.COMPLETED)
 
 
 @dataclass(slots=True, eq=False)
 class Slot:
     """The right to have one request in flight on an upstream, held inside the block that gave it.
 
+    What the block tells of its request makes later decisions better; nothing depends on it.
+
     Attributes:
         upstream_id: Where to send the request.
         waited_s: Seconds between the ticket's submission and its turn; 0.0 if it did not wait.
-        outcome: How the ticket ends if the block is left without an exception.
     """
 
     upstream_id: UpstreamId
     waited_s: float
-    outcome: SlotEnd = Outcome.COMPLETED
+    _progress: Callable[[int], None]
+    _end: End = _COMPLETED
 
-    def failed(self) -> None:
-        """Say that the request failed, where no exception will leave the block to tell so."""
-        self.outcome = Outcome.FAILED
+    def progress(self, output_tokens: int) -> None:
+        """Say that so many tokens of the answer have come; first when the first token has come."""
+        self._progress(output_tokens)
+
+    def used(self, usage: Usage) -> None:
+        """Say what the request has used."""
+        self._end = replace(self._end, usage=usage)
+
+    def failed(self, *, is_push_back: bool = False) -> None:
+        """Say that the request failed, where no exception will leave the block to tell so.
+
+        Args:
+            is_push_back: The engine itself said that it has too much: 429, 503, or no answer in time.
+        """
+        self._end = replace(self._end, outcome=Outcome.FAILED, is_push_back=is_push_back)
+
+    def session_over(self) -> None:
+        """Say that no further call of the session is expected soon: this was an agent's final answer."""
+        self._end = replace(self._end, is_session_over=True)
+
+    def end(self, exc: BaseException | None) -> End:
+        """How the ticket ends if its block is left now, by this exception or without one.
+
+        What the block said of its request stands, also if the client left afterwards.
+        """
+        if exc is None or self._end.outcome is Outcome.FAILED:
+            return self._end
+        is_stopped = isinstance(exc, (asyncio.CancelledError, GeneratorExit))
+        return replace(self._end, outcome=Outcome.CANCELLED if is_stopped else Outcome.FAILED)
 
 
 class AsyncScheduler:
@@ -83,6 +124,10 @@ class AsyncScheduler:
         """Add an upstream or update it: `Scheduler.report`, now."""
         self._apply(self._scheduler.report(upstream_id, report, now_s=self._clock()))
 
+    def sample(self, upstream_id: UpstreamId, sample: EngineSample) -> None:
+        """Hear what an engine says of itself: `Scheduler.sample`, now."""
+        self._apply(self._scheduler.sample(upstream_id, sample, now_s=self._clock()))
+
     def remove(self, upstream_id: UpstreamId) -> None:
         """Take an upstream out of service: `Scheduler.remove`, now."""
         self._apply(self._scheduler.remove(upstream_id, now_s=self._clock()))
@@ -109,15 +154,13 @@ class AsyncScheduler:
             raise ClosedError
         submitted_s = self._clock()
         waited_s = 0.0
-        actions = self._scheduler.submit(ticket, now_s=submitted_s)
-        if actions:
-            action = actions[0]
-        else:
+        action = self._own(self._scheduler.submit(ticket, now_s=submitted_s), ticket.id)
+        if action is None:
             action = await self._wait_for_turn(ticket.id)
             waited_s = self._clock() - submitted_s
         if isinstance(action, TurnAway):
             raise TurnedAway(action.reason, action.retry_after_s)
-        return Slot(action.upstream_id, waited_s)
+        return Slot(action.upstream_id, waited_s, functools.partial(self._progress, ticket.id))
 
     async def _wait_for_turn(self, ticket_id: TicketId) -> Action:
         turn: asyncio.Future[Action] = asyncio.get_running_loop().create_future()
@@ -132,8 +175,21 @@ class AsyncScheduler:
             self._apply(self._scheduler.cancel(ticket_id, now_s=self._clock()))
             raise
 
-    def _leave(self, ticket_id: TicketId, outcome: SlotEnd) -> None:
-        self._apply(self._scheduler.finish(ticket_id, outcome, now_s=self._clock()))
+    def _own(self, actions: list[Action], ticket_id: TicketId) -> Action | None:
+        """Carry out what a submission led to, but for what is about the newcomer itself, which is returned."""
+        own = None
+        for action in actions:
+            if action.ticket_id == ticket_id:
+                own = action
+            else:
+                self._apply([action])
+        return own
+
+    def _progress(self, ticket_id: TicketId, output_tokens: int) -> None:
+        self._apply(self._scheduler.progress(ticket_id, output_tokens, now_s=self._clock()))
+
+    def _leave(self, ticket_id: TicketId, end: End) -> None:
+        self._apply(self._scheduler.finish(ticket_id, end, now_s=self._clock()))
 
     def _apply(self, actions: list[Action]) -> None:
         for action in actions:
@@ -171,7 +227,7 @@ class _SlotBlock:
         self,
         ticket: Ticket,
         enter: Callable[[Ticket], Awaitable[Slot]],
-        leave: Callable[[TicketId, SlotEnd], None],
+        leave: Callable[[TicketId, End], None],
     ) -> None:
         self._ticket = ticket
         self._enter = enter
@@ -184,11 +240,4 @@ class _SlotBlock:
     async def __aexit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self._leave(self._ticket.id, self._outcome(exc))
-
-    def _outcome(self, exc: BaseException | None) -> SlotEnd:
-        # What the block said of its request stands, also if the client left afterwards.
-        if exc is None or self._slot.outcome is Outcome.FAILED:
-            return self._slot.outcome
-        is_stopped = isinstance(exc, (asyncio.CancelledError, GeneratorExit))
-        return Outcome.CANCELLED if is_stopped else Outcome.FAILED
+        self._leave(self._ticket.id, self._slot.end(exc))

@@ -50,12 +50,16 @@ class DrainRate:
         self._left, self._backlogged_s = self._faded(now_s)
         self._since_s = None
 
+    def wait_s(self, place: int, now_s: float) -> float | None:
+        """Estimate how long the ticket at `place` (1 is the next) waits; None before the first departure."""
+        left, backlogged_s = self._faded(now_s)
+        return None if left == 0 else place * backlogged_s / left
+
     def retry_after_s(self, place: int, now_s: float) -> int:
         """Estimate when the ticket at `place` (1 is the next) would leave, by the module's formula."""
-        left, backlogged_s = self._faded(now_s)
-        if left == 0:
+        wait_s = self.wait_s(place, now_s)
+        if wait_s is None:
             return UNMEASURED_RETRY_S
-        wait_s = place * backlogged_s / left
         return round(min(max(wait_s, LEAST_RETRY_S), MOST_RETRY_S))
 
     def _faded(self, now_s: float) -> tuple[float, float]:

@@ -5,7 +5,11 @@
     │   ├── ClockWentBackError    an input's time lies before that of an earlier input
     │   ├── DuplicateTicketError  a ticket's id belongs to one that has not ended
     │   ├── LimitError            a limit is outside its range
-    │   └── UnknownTicketError    a ticket is not in flight, so it holds no slot to give back
+    │   ├── ModeError             a handler's mode does not exist (`muster_batching.handler`)
+    │   ├── UnknownTicketError    a ticket is not in flight, so it holds no slot to give back
+    │   └── WeightError           a ticket's weight is not over 0 and finite
+    ├── AnswerCountError          a client gave another number of answers than asked (`muster_batching.handler`)
+    ├── FellBehindError           a shared answer was read too slowly (`muster_batching.single_flight`)
     ├── TurnedAway                the ticket's answer is no (from `AsyncScheduler.slot`)
     └── ClosedError               the driver was closed before the ticket's turn (from `AsyncScheduler.slot`)
 
@@ -56,6 +60,15 @@ class UnknownTicketError(ContractError):
     def __init__(self, ticket_id: TicketId) -> None:
         super().__init__(f"expected a ticket in flight, got {ticket_id!r}")
         self.ticket_id = ticket_id
+
+
+class WeightError(ContractError):
+    """A ticket was submitted with a weight that is no share."""
+
+    def __init__(self, ticket_id: TicketId, weight: float) -> None:
+        super().__init__(f"expected a weight over 0 and finite, got {weight} of {ticket_id!r}")
+        self.ticket_id = ticket_id
+        self.weight = weight
 
 
 class TurnedAway(BatchingError):  # noqa: N818 - an answer to the client, not a fault of anyone's

@@ -2,7 +2,8 @@
 
 A *ticket* is what the scheduler knows of a request. It waits for a *slot*, the right to have one request in
 flight on one *upstream* (an engine replica), and it comes to exactly one of the ends in `Outcome`. A *pool*
-is the upstreams that serve one model.
+is the upstreams that serve one model. A *tenant* is who pays, a *session* one conversation or agent run:
+calls that share a growing prefix.
 """
 
 from dataclasses import dataclass
@@ -12,6 +13,28 @@ from typing import Literal, NewType, TypeAlias
 TicketId = NewType("TicketId", str)
 UpstreamId = NewType("UpstreamId", str)
 PoolId = NewType("PoolId", str)
+TenantId = NewType("TenantId", str)
+SessionId = NewType("SessionId", str)
+
+
+class RequestClass(StrEnum):
+    """How urgent a request is; listed from the most to the least urgent."""
+
+    INTERACTIVE = "interactive"
+    """A person waits."""
+
+    STANDARD = "standard"
+    """The default."""
+
+    BATCH = "batch"
+    """Nobody waits: it fills what the others leave free."""
+
+
+CLASSES = tuple(RequestClass)
+"""The classes, the most urgent first."""
+
+NOBODY = TenantId("")
+"""The tenant of requests that name none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,11 +45,27 @@ class Ticket:
         id: Unique among the tickets that have not ended; an ended ticket's id is forgotten.
         pool: The upstreams that may take it.
         size_bytes: Bytes the caller holds for it while it waits (the request's body), 0 or more.
+        request_class: How urgent it is.
+        tenant: Who pays. Tenants of one class share an engine by their weights.
+        weight: The tenant's share beside the others', over 0. The latest ticket's counts.
+        session: The conversation it belongs to, unique within the tenant; None for one that stands alone.
+        input_tokens: Estimate of the prompt's tokens, 0 or more. The end's `Usage` trues it up.
+        max_output_tokens: The most tokens that the answer may have; None where the client set no limit.
+        deadline_s: When its first token must have come, on the clock of `now_s`; None for no deadline.
+        is_stream: Whether its first token will be told of (`Scheduler.progress`) as it comes.
     """
 
     id: TicketId
     pool: PoolId
     size_bytes: int
+    request_class: RequestClass = RequestClass.STANDARD
+    tenant: TenantId = NOBODY
+    weight: float = 1.0
+    session: SessionId | None = None
+    input_tokens: int = 0
+    max_output_tokens: int | None = None
+    deadline_s: float | None = None
+    is_stream: bool = False
 
 
 class Outcome(StrEnum):
@@ -42,17 +81,50 @@ SlotEnd: TypeAlias = Literal[Outcome.COMPLETED, Outcome.FAILED, Outcome.CANCELLE
 """The ends of a ticket that held a slot. A ticket is turned away only before it gets one."""
 
 
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """The tokens of one request, as the engine accounts for them.
+
+    Attributes:
+        input_tokens: Of the prompt, cached ones included.
+        output_tokens: Of the answer.
+    """
+
+    input_tokens: int
+    output_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class End:
+    """How a ticket gave its slot back.
+
+    Attributes:
+        outcome: Its end.
+        usage: What it used; None where that is not known, and the estimate stands.
+        is_push_back: The engine itself said that it has too much: 429, 503, or no answer in time.
+        is_session_over: No further call of its session is expected soon (an agent's final answer).
+    """
+
+    outcome: SlotEnd
+    usage: Usage | None = None
+    is_push_back: bool = False
+    is_session_over: bool = False
+
+
 class TurnAwayReason(StrEnum):
     """Why a ticket got no slot."""
 
     WAITING_FULL = "waiting_full"
-    """As many tickets wait as may wait."""
+    """As many tickets of its class wait as may wait."""
 
     WAITING_BYTES_FULL = "waiting_bytes_full"
-    """With this ticket, those waiting would hold more bytes than they may."""
+    """With this ticket, those of its class that wait would hold more bytes than they may."""
 
     WAITED_TOO_LONG = "waited_too_long"
-    """It waited as long as a ticket may wait."""
+    """It waited as long as a ticket of its class may wait, or was sure to."""
+
+    DEADLINE = "deadline"
+    """Its first token would come after its deadline: foreseen as it came, or passed while it waited."""
 
     NO_UPSTREAM = "no_upstream"
     """No upstream of its pool is available now."""

@@ -1,12 +1,29 @@
 """The upstreams, the pools they serve, and who has room."""
 
 import math
+from collections.abc import Iterable
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass, replace
-from operator import attrgetter
+from dataclasses import dataclass, field, replace
 
-from muster_batching.errors import LimitError
-from muster_batching.tickets import PoolId, UpstreamId
+from muster_batching.gate import SessionGate
+from muster_batching.limits import Limit, LimitPolicy, Load
+from muster_batching.tickets import CLASSES, PoolId, RequestClass, Ticket, UpstreamId
+
+HEADROOM = 0.04
+"""The share of an engine's capacity that is kept free for those who are present and below their share: enough
+that one of them finds a free place in the engine while a completion is milliseconds away, and little enough
+that filling requests keep 95 % and more of the throughput (which grows less than in proportion with the batch)."""
+
+MOST_PROMPT_TOKENS = 8_192
+FILL_PROMPT_TOKENS = 2_048
+"""Prompt tokens not yet begun in the engine at which no more is sent, or no filling request. What waits for its
+prompt to be computed waits better here, where it has an order. A step computes at most so many tokens of prompts as
+vLLM's `max_num_batched_tokens`, 8,192 on most GPUs: the first number keeps it full. The second keeps a step short
+for whoever comes during it. Both are of requests that tell of their first token (`Ticket.is_stream`)."""
+
+AFFINITY_SLACK = 0.25
+"""A session stays with its upstream while that has a free slot and is loaded at most this much more than the
+least loaded one: about what a prefix that need not be computed again saves of a turn."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -14,30 +31,35 @@ class UpstreamReport:
     """What is known of an upstream now; a later report replaces it whole.
 
     Attributes:
-        limit: Slots it has, 1 or more, shared by its pools. It may fall below what is in flight.
-        pools: The pools it serves.
+        limit: How its slots are found. A report with an equal one keeps what was learned.
+        pools: The pools it serves; they share its slots.
         available: Whether it takes new requests.
-
-    Raises:
-        LimitError: The limit is below 1.
     """
 
-    limit: int
+    limit: LimitPolicy
     pools: frozenset[PoolId]
     available: bool
-
-    def __post_init__(self) -> None:
-        if not 1 <= self.limit < math.inf:
-            raise LimitError("limit", self.limit, 1)
 
 
 @dataclass(slots=True, eq=False)
 class Upstream:
-    """One upstream: its latest report and the slots taken on it."""
+    """One upstream: its latest report, the slots taken on it, its limit, and the sessions at home on it.
+
+    Attributes:
+        id: Its name.
+        report: The latest.
+        limit: How many slots it has.
+        load: What its limit is told.
+        by_class: Slots taken, by class.
+        gate: The sessions resident on it.
+    """
 
     id: UpstreamId
     report: UpstreamReport
-    in_flight: int = 0
+    limit: Limit
+    load: Load = field(default_factory=Load)
+    by_class: dict[RequestClass, int] = field(default_factory=lambda: dict.fromkeys(CLASSES, 0))
+    gate: SessionGate = field(default_factory=SessionGate)
 
     @property
     def serves(self) -> AbstractSet[PoolId]:
@@ -45,14 +67,69 @@ class Upstream:
         return self.report.pools if self.report.available else frozenset()
 
     @property
-    def has_room(self) -> bool:
-        """Whether a slot is free."""
-        return self.in_flight < self.report.limit
+    def in_flight(self) -> int:
+        """Slots taken."""
+        return self.load.in_flight
 
     @property
-    def load(self) -> float:
+    def has_room(self) -> bool:
+        """Whether a slot is free."""
+        return self.load.in_flight < self.limit.slots()
+
+    @property
+    def used(self) -> float:
         """The share of its slots that is taken; over 1 after its limit fell."""
-        return self.in_flight / self.report.limit
+        return self.load.in_flight / self.limit.slots()
+
+    def takes(self, *, is_filling: bool) -> bool:
+        """Whether it takes one more request.
+
+        Up to its slots; a filling one (less urgent than others who are present, or of a tenant that has its
+        share) only up to its capacity less the headroom, so that those find a place in the engine's batch and not
+        in its queue: `capacity - round(HEADROOM * capacity)`, and always 1, but for a probe of the limit's.
+        """
+        if self.load.prompt_tokens >= (FILL_PROMPT_TOKENS if is_filling else MOST_PROMPT_TOKENS):
+            return False
+        slots = self.limit.slots()
+        if is_filling:
+            capacity = self.limit.capacity()
+            probe = self.limit.probe()
+            filled = capacity + probe if probe else capacity - round(HEADROOM * capacity)
+            slots = min(slots, max(1, filled))
+        return self.load.in_flight < slots
+
+    def note_if_limiting(self, *, is_waiting: bool) -> None:
+        """Note whether tickets wait for its slots; not if they wait for others' prompts to be computed."""
+        self.load.is_limiting = is_waiting and self.load.prompt_tokens < FILL_PROMPT_TOKENS
+
+    def has_share_left(self, request_class: RequestClass, share: float) -> bool:
+        """Whether a class holds less than this share of its slots; one is always within it."""
+        return self.by_class[request_class] < max(1.0, share * self.limit.slots())
+
+    def take(self, ticket: Ticket) -> None:
+        """Take a slot."""
+        self.load.in_flight += 1
+        self.load.unseen += 1
+        self.by_class[ticket.request_class] += 1
+        if ticket.is_stream:
+            self.load.prompt_tokens += ticket.input_tokens
+
+    def begin(self, ticket: Ticket) -> None:
+        """Note that a request's first token has come."""
+        self.load.begun += 1
+        self.load.moved += 1
+        if ticket.is_stream:
+            self.load.prompt_tokens -= ticket.input_tokens
+
+    def give_back(self, ticket: Ticket, *, has_begun: bool) -> None:
+        """Give a slot back."""
+        self.load.in_flight -= 1
+        self.load.moved += 1
+        self.by_class[ticket.request_class] -= 1
+        if has_begun:
+            self.load.begun -= 1
+        elif ticket.is_stream:
+            self.load.prompt_tokens -= ticket.input_tokens
 
 
 class Upstreams:
@@ -66,12 +143,18 @@ class Upstreams:
         self._by_id: dict[UpstreamId, Upstream] = {}
         self._serving: dict[PoolId, dict[UpstreamId, Upstream]] = {}
 
+    def get(self, upstream_id: UpstreamId) -> Upstream | None:
+        """The upstream of that name, if it is known."""
+        return self._by_id.get(upstream_id)
+
     def update(self, upstream_id: UpstreamId, report: UpstreamReport) -> tuple[Upstream, list[PoolId]]:
         """Add an upstream or replace its report; return it and the pools it was the last to serve, sorted."""
         upstream = self._by_id.get(upstream_id)
         served: AbstractSet[PoolId] = frozenset() if upstream is None else upstream.serves
         if upstream is None:
-            upstream = self._by_id[upstream_id] = Upstream(upstream_id, report)
+            upstream = self._by_id[upstream_id] = Upstream(upstream_id, report, report.limit.start())
+        if upstream.report.limit != report.limit:
+            upstream.limit = report.limit.start()
         upstream.report = report
         for pool in report.pools:
             self._serving.setdefault(pool, {})
@@ -87,21 +170,12 @@ class Upstreams:
         if upstream is None:
             return []
         _, unserved = self.update(upstream_id, replace(upstream.report, pools=frozenset(), available=False))
-        self._forget_if_gone(upstream)
+        self.forget_if_gone(upstream)
         return unserved
 
-    def give_back(self, upstream: Upstream) -> None:
-        """Take back one slot."""
-        upstream.in_flight -= 1
-        self._forget_if_gone(upstream)
-
-    def least_loaded(self, pool: PoolId) -> Upstream | None:
-        """Find the upstream of the pool with the smallest load, the longest-serving among equals.
-
-        O(upstreams of the pool). None when all of them are at their limit.
-        """
-        with_room = [upstream for upstream in self._serving[pool].values() if upstream.has_room]
-        return min(with_room, key=attrgetter("load"), default=None)
+    def of(self, pool: PoolId) -> Iterable[Upstream]:
+        """The available upstreams of a pool, the longest-serving first."""
+        return self._serving.get(pool, {}).values()
 
     def knows(self, pool: PoolId) -> bool:
         """Tell whether any upstream has ever served the pool."""
@@ -111,21 +185,36 @@ class Upstreams:
         """Tell whether an upstream of the pool is available."""
         return bool(self._serving.get(pool))
 
-    def in_flight_on(self, upstream_id: UpstreamId) -> int:
-        """Count the slots taken on an upstream; 0 on one that is not known."""
-        upstream = self._by_id.get(upstream_id)
-        return 0 if upstream is None else upstream.in_flight
+    def forget_if_gone(self, upstream: Upstream) -> None:
+        """Forget an upstream that serves nothing and has nothing in flight.
+
+        One that was removed is kept while it has: if the same id is reported again, the slots they hold still
+        count against its limit.
+        """
+        if not upstream.report.pools and not upstream.in_flight:
+            del self._by_id[upstream.id]
 
     def __repr__(self) -> str:
         return "{" + ", ".join(map(_describe, self._by_id.values())) + "}"
 
-    def _forget_if_gone(self, upstream: Upstream) -> None:
-        # One that was removed is kept while it has tickets in flight: if the same id is reported again, the
-        # slots they hold still count against its limit.
-        if not upstream.report.pools and not upstream.in_flight:
-            del self._by_id[upstream.id]
+
+def choose(upstreams: Iterable[Upstream], home: UpstreamId | None, *, is_filling: bool) -> Upstream | None:
+    """Find the upstream for a ticket that need not wait; O(upstreams).
+
+    The one with the smallest share of its slots taken, the longest-serving among equals; but a session stays
+    at home while that takes it and its share is at most `AFFINITY_SLACK` above the smallest.
+    """
+    best = at_home = None
+    least = math.inf
+    for upstream in upstreams:
+        if upstream.takes(is_filling=is_filling):
+            if upstream.id == home:
+                at_home = upstream
+            if upstream.used < least:
+                best, least = upstream, upstream.used
+    return at_home if at_home is not None and at_home.used <= least + AFFINITY_SLACK else best
 
 
 def _describe(upstream: Upstream) -> str:
     state = "" if upstream.report.available else " unavailable"
-    return f"{upstream.id!r}: {upstream.in_flight}/{upstream.report.limit}{state}"
+    return f"{upstream.id!r}: {upstream.in_flight}/{upstream.limit.slots()}{state}"

@@ -1,141 +1,218 @@
-"""The tickets that wait: in which order, and how many, how large and how long at most."""
+"""The tickets that wait: in which order, how many, how large and how long at most."""
 
-import math
-from collections import OrderedDict, defaultdict
-from collections.abc import Set as AbstractSet
-from dataclasses import dataclass
-from operator import attrgetter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 
+from muster_batching.accounts import TenantAccounts
 from muster_batching.drain import DrainRate
-from muster_batching.errors import LimitError
-from muster_batching.tickets import PoolId, Ticket, TicketId, TurnAwayReason
+from muster_batching.gate import Holds
+from muster_batching.orders import ClassOrder, ClassRule, TenantOrder, Waiting, WaitingHeap
+from muster_batching.policy import WaitingLimits
+from muster_batching.tickets import CLASSES, PoolId, RequestClass, Ticket, TicketId, TurnAwayReason
+
+TTFT_LEARNING_RATE = 0.1
+"""Of the mean time to first token: about the last ten answers count."""
 
 
-@dataclass(frozen=True, slots=True)
-class WaitingLimits:
-    """How much may wait.
+@dataclass(slots=True, eq=False)
+class Flow:
+    """How fast the tickets of one class go through one pool.
 
     Attributes:
-        max_waiting: Tickets. An engine with 256 slots and answers of 20 s works off the default in 80 s; each
-            also holds a client's connection, and many systems let a process have 1024 open files.
-        max_waiting_bytes: Bytes of all waiting tickets together. The default is 256 KiB for each of 1000
-            tickets, room for a prompt of some 60,000 tokens.
-        max_wait_s: Seconds that one ticket waits. The default is half of the 600 s for which the OpenAI SDKs
-            wait, so that the other half is left for the answer.
-
-    Raises:
-        LimitError: A limit is negative or not finite.
+        drain: How fast those that wait get their turn.
+        ttft_s: Mean seconds from the dispatch to the first token; None before the first.
     """
 
-    max_waiting: int = 1000
-    max_waiting_bytes: int = 256 * 1024 * 1024
-    max_wait_s: float = 300.0
+    drain: DrainRate = field(default_factory=DrainRate)
+    ttft_s: float | None = None
 
-    def __post_init__(self) -> None:
-        for name in ("max_waiting", "max_waiting_bytes", "max_wait_s"):
-            value = getattr(self, name)
-            if not 0 <= value < math.inf:
-                raise LimitError(name, value, 0)
+    def began(self, ttft_s: float) -> None:
+        """Note how long a first token took."""
+        if self.ttft_s is None:
+            self.ttft_s = ttft_s
+        self.ttft_s += TTFT_LEARNING_RATE * (ttft_s - self.ttft_s)
 
 
-@dataclass(frozen=True, slots=True)
-class _Place:
-    ticket: Ticket
-    number: int
-    expires_s: float
+@dataclass(slots=True, eq=False)
+class Pool:
+    """What waits for one pool.
+
+    Attributes:
+        id: Its name.
+        accounts: The tenants' accounts by class, shared with the pools that compete for the same engines.
+        order: Who is next of those that wait for a slot.
+        holds: Those that the session gate holds.
+        flows: How fast each class goes through.
+        holds_due_s: When the holds are to be looked at again.
+    """
+
+    id: PoolId
+    accounts: dict[RequestClass, TenantAccounts]
+    order: ClassOrder
+    flows: dict[RequestClass, Flow]
+    holds: Holds = field(default_factory=Holds)
+    holds_due_s: float | None = None
+
+
+@dataclass(slots=True, eq=False)
+class _Count:
+    tickets: int = 0
+    size_bytes: int = 0
 
 
 class WaitingRoom:
-    """The waiting tickets, first come, first served over the pools that have a slot to give.
+    """The waiting tickets of every pool. Every method takes O(log n) of what waits, amortised, or less.
 
-    Every method takes time that does not depend on how many wait. The queues are OrderedDicts, not dicts: a
-    plain dict's first key is found by walking over the ones deleted before it, which makes a queue
-    quadratic.
+    Args:
+        limits: How much of each class may wait.
+        rules: How the classes stand beside each other.
     """
 
-    def __init__(self, limits: WaitingLimits) -> None:
+    def __init__(
+        self, limits: Mapping[RequestClass, WaitingLimits], rules: Mapping[RequestClass, ClassRule]
+    ) -> None:
         self._limits = limits
-        # All tickets may wait equally long, so the order of arrival is also that of expiry.
-        self._arrivals: OrderedDict[TicketId, _Place] = OrderedDict()
-        self._queues: dict[PoolId, OrderedDict[TicketId, _Place]] = {}  # of pools with a ticket waiting
-        self._drains: defaultdict[PoolId, DrainRate] = defaultdict(DrainRate)
+        self._rules = dict(rules)
+        self._waiting: dict[TicketId, Waiting] = {}
+        self._counts = {each: _Count() for each in CLASSES}
+        self._expiries = WaitingHeap()
+        self._pools: dict[PoolId, Pool] = {}
         self._last_number = 0
-        self._bytes = 0
 
     def __len__(self) -> int:
-        return len(self._arrivals)
+        return len(self._waiting)
 
     def __contains__(self, ticket_id: TicketId) -> bool:
-        return ticket_id in self._arrivals
+        return ticket_id in self._waiting
+
+    def get(self, ticket_id: TicketId) -> Waiting | None:
+        """The ticket of that name, if it waits."""
+        return self._waiting.get(ticket_id)
 
     @property
     def size_bytes(self) -> int:
         """Bytes held by all that wait."""
-        return self._bytes
+        return sum(each.size_bytes for each in self._counts.values())
+
+    def waiting_of(self, request_class: RequestClass) -> int:
+        """How many tickets of a class wait."""
+        return self._counts[request_class].tickets
 
     @property
-    def next_expiry_s(self) -> float | None:
-        """When the first of the waiting has waited too long; None when nobody waits."""
-        return None if not self._arrivals else next(iter(self._arrivals.values())).expires_s
+    def held(self) -> int:
+        """How many of the waiting the session gate holds."""
+        return sum(len(pool.holds) for pool in self._pools.values())
+
+    def pool(self, pool_id: PoolId) -> Pool:
+        """What waits for a pool."""
+        pool = self._pools.get(pool_id)
+        if pool is None:
+            pool = self._pools[pool_id] = self._new_pool(pool_id)
+        return pool
+
+    def pools(self) -> Iterable[Pool]:
+        """Every pool that a ticket ever came for."""
+        return self._pools.values()
+
+    def join(self, pool_ids: Iterable[PoolId]) -> None:
+        """Let these pools share one set of accounts from now on: they compete for the same engine."""
+        pools = [self.pool(each) for each in sorted(pool_ids)]
+        for request_class in CLASSES:
+            for one in pools[1:]:
+                _join(self._pools.values(), pools[0], one, request_class)
 
     def refusal(self, ticket: Ticket) -> TurnAwayReason | None:
         """Say which limit keeps the ticket out, if one does."""
-        if len(self._arrivals) >= self._limits.max_waiting:
+        limits, count = self._limits[ticket.request_class], self._counts[ticket.request_class]
+        if count.tickets >= limits.max_waiting:
             return TurnAwayReason.WAITING_FULL
-        if self._bytes + ticket.size_bytes > self._limits.max_waiting_bytes:
+        if count.size_bytes + ticket.size_bytes > limits.max_waiting_bytes:
             return TurnAwayReason.WAITING_BYTES_FULL
         return None
 
-    def add(self, ticket: Ticket, now_s: float) -> None:
-        """Put the ticket last."""
+    def add(self, ticket: Ticket, now_s: float) -> Waiting:
+        """Take in a ticket; it is in no order until it is `queue`d or held."""
         self._last_number += 1
-        place = _Place(ticket, self._last_number, now_s + self._limits.max_wait_s)
-        self._arrivals[ticket.id] = place
-        if ticket.pool not in self._queues:
-            self._queues[ticket.pool] = OrderedDict()
-            self._drains[ticket.pool].begin(now_s)
-        self._queues[ticket.pool][ticket.id] = place
-        self._bytes += ticket.size_bytes
+        flow = self.pool(ticket.pool).flows[ticket.request_class]
+        expires_s = now_s + self._limits[ticket.request_class].max_wait_s
+        waiting = Waiting(ticket, self._last_number, now_s, expires_s)
+        if ticket.deadline_s is not None and ticket.deadline_s - (flow.ttft_s or 0.0) < expires_s:
+            waiting.expires_s = max(now_s, ticket.deadline_s - (flow.ttft_s or 0.0))
+            waiting.is_by_deadline = True
+        self._waiting[ticket.id] = waiting
+        count = self._counts[ticket.request_class]
+        count.tickets += 1
+        count.size_bytes += ticket.size_bytes
+        self._expiries.push(waiting.expires_s, waiting)
+        return waiting
 
-    def take_first(self, pools: AbstractSet[PoolId], now_s: float) -> Ticket | None:
-        """Take out the ticket of these pools that came first, to dispatch it; O(pools with one waiting)."""
-        heads = [next(iter(self._queues[pool].values())) for pool in self._queues.keys() & pools]
-        if not heads:
-            return None
-        ticket = min(heads, key=attrgetter("number")).ticket
-        self._drains[ticket.pool].count(now_s)
-        self._take_out(ticket.id, now_s)
-        return ticket
+    def queue(self, waiting: Waiting, now_s: float) -> None:
+        """Let a ticket wait for a slot."""
+        pool = self.pool(waiting.ticket.pool)
+        request_class = waiting.ticket.request_class
+        if not len(pool.order.of(request_class)):
+            pool.flows[request_class].drain.begin(now_s)
+        pool.order.add(waiting)
 
-    def discard(self, ticket_id: TicketId, now_s: float) -> bool:
-        """Take out a ticket that will not be dispatched; tell whether it was waiting."""
-        if ticket_id not in self._arrivals:
-            return False
-        self._take_out(ticket_id, now_s)
-        return True
+    def take(self, waiting: Waiting, now_s: float, *, is_dispatched: bool) -> None:
+        """Take out a ticket."""
+        ticket = waiting.ticket
+        waiting.is_waiting = False
+        del self._waiting[ticket.id]
+        count = self._counts[ticket.request_class]
+        count.tickets -= 1
+        count.size_bytes -= ticket.size_bytes
+        pool = self.pool(ticket.pool)
+        if waiting.is_held:
+            pool.holds.remove(waiting)
+            return
+        pool.order.left(waiting)
+        drain = pool.flows[ticket.request_class].drain
+        if is_dispatched:
+            drain.count(now_s)
+        if not len(pool.order.of(ticket.request_class)):
+            drain.end(now_s)
 
-    def take_expired(self, now_s: float) -> Ticket | None:
-        """Take out the first ticket that has waited too long, if any has."""
-        first = next(iter(self._arrivals.values()), None)
-        if first is None or first.expires_s > now_s:
-            return None
-        return self._take_out(first.ticket.id, now_s)
+    @property
+    def next_expiry_s(self) -> float | None:
+        """When the first of the waiting is to be turned away; None when nobody waits."""
+        first = self._expiries.first()
+        return None if first is None else first[0]
 
-    def take_all_of(self, pool: PoolId, now_s: float) -> list[Ticket]:
-        """Take out every ticket of the pool, in the order in which they came."""
-        return [self._take_out(ticket_id, now_s) for ticket_id in list(self._queues.get(pool, ()))]
+    def expired(self, now_s: float) -> Waiting | None:
+        """The first ticket that has waited too long, if any has."""
+        first = self._expiries.first()
+        return None if first is None or first[0] > now_s else first[2]
 
-    def retry_after_s(self, pool: PoolId, now_s: float) -> int:
-        """Estimate after how many seconds a newcomer of the pool would get its turn."""
-        place = len(self._queues.get(pool, ())) + 1
-        return self._drains[pool].retry_after_s(place, now_s)
+    def all_of(self, pool_id: PoolId) -> list[Waiting]:
+        """Every ticket of a pool, in the order in which they came."""
+        return [each for each in self._waiting.values() if each.ticket.pool == pool_id]
 
-    def _take_out(self, ticket_id: TicketId, now_s: float) -> Ticket:
-        ticket = self._arrivals.pop(ticket_id).ticket
-        queue = self._queues[ticket.pool]
-        del queue[ticket_id]
-        if not queue:
-            del self._queues[ticket.pool]
-            self._drains[ticket.pool].end(now_s)
-        self._bytes -= ticket.size_bytes
-        return ticket
+    def place(self, ticket: Ticket) -> int:
+        """The place in its class's queue that a newcomer would get, 1 for the next.
+
+        At most behind all; and behind as many of each other tenant as it has waiting itself, since they take
+        turns:  min(waiting of the class, tenants waiting * own waiting + tenants waiting - 1) + 1.
+        """
+        order = self.pool(ticket.pool).order.of(ticket.request_class)
+        own = order.waiting_of(ticket.tenant)
+        tenants = order.accounts.backlogged + (own == 0)
+        return min(len(order), tenants * (own + 1) - 1) + 1
+
+    def _new_pool(self, pool_id: PoolId) -> Pool:
+        accounts = {each: TenantAccounts() for each in CLASSES}
+        order = ClassOrder(lambda each: TenantOrder(accounts[each]), self._rules)
+        return Pool(pool_id, accounts, order, {each: Flow() for each in CLASSES})
+
+
+def _join(pools: Iterable[Pool], one: Pool, other: Pool, request_class: RequestClass) -> None:
+    kept, dropped = one.accounts[request_class], other.accounts[request_class]
+    if kept is dropped:
+        return
+    if kept.virtual_time < dropped.virtual_time:
+        kept, dropped = dropped, kept
+    kept.join(dropped)
+    for pool in pools:
+        if pool.accounts[request_class] is dropped:
+            pool.accounts[request_class] = kept
+            pool.order.of(request_class).accounts = kept

@@ -9,13 +9,19 @@ from weakref import ref
 import pytest
 
 from muster_batching import (
+    AimdLimit,
     AsyncScheduler,
     BatchingError,
     ClosedError,
     DuplicateTicketError,
+    EngineSample,
+    FixedLimit,
     Outcome,
+    Policy,
     PoolId,
+    RequestClass,
     Scheduler,
+    SessionId,
     Slot,
     Ticket,
     TicketId,
@@ -23,6 +29,7 @@ from muster_batching import (
     TurnedAway,
     UpstreamId,
     UpstreamReport,
+    Usage,
     WaitingLimits,
 )
 from muster_batching.testing import VirtualClock
@@ -46,14 +53,14 @@ def clock() -> VirtualClock:
 @pytest.fixture
 def driver(clock: VirtualClock) -> AsyncScheduler:
     """A driver of one engine with one slot, where a ticket waits 10 s at most."""
-    driver = AsyncScheduler(Scheduler(WaitingLimits(max_wait_s=10.0)), clock)
+    driver = AsyncScheduler(Scheduler(Policy.of(WaitingLimits(max_wait_s=10.0))), clock)
     driver.report(ENGINE, serving(1))
     return driver
 
 
 def serving(limit: int) -> UpstreamReport:
     """Make a report of the engine with so many slots."""
-    return UpstreamReport(limit, frozenset({CHAT}), available=True)
+    return UpstreamReport(FixedLimit(limit), frozenset({CHAT}), available=True)
 
 
 def ticket(name: str) -> Ticket:
@@ -103,7 +110,7 @@ async def start(tasks: asyncio.TaskGroup, driver: AsyncScheduler, *names: str) -
 
 def test_a_free_slot_is_entered_without_suspending() -> None:
     """With a slot free, entering neither awaits nor needs an event loop, and it waited for nothing."""
-    driver = AsyncScheduler(Scheduler(WaitingLimits()))
+    driver = AsyncScheduler(Scheduler())
     driver.report(ENGINE, serving(1))
     entering = driver.slot(ticket("a")).__aenter__()
 
@@ -323,7 +330,7 @@ async def test_waking_turns_away_what_has_waited_too_long(
 
 async def test_the_timer_turns_tickets_away() -> None:
     """On the real clock each ticket that waits too long is turned away, with nobody's help."""
-    driver = AsyncScheduler(Scheduler(WaitingLimits(max_wait_s=0.01)))
+    driver = AsyncScheduler(Scheduler(Policy.of(WaitingLimits(max_wait_s=0.01))))
     driver.report(ENGINE, serving(1))
     async with asyncio.TaskGroup() as tasks:
         first, second, third = await start(tasks, driver, "a", "b", "c")
@@ -337,7 +344,7 @@ async def test_the_timer_turns_tickets_away() -> None:
 
 async def test_the_timer_outlives_the_ticket_it_was_set_for() -> None:
     """When the first of the queue leaves, those behind it are still turned away in time."""
-    driver = AsyncScheduler(Scheduler(WaitingLimits(max_wait_s=0.01)))
+    driver = AsyncScheduler(Scheduler(Policy.of(WaitingLimits(max_wait_s=0.01))))
     driver.report(ENGINE, serving(1))
     async with asyncio.TaskGroup() as tasks:
         first, second, third = await start(tasks, driver, "a", "b", "c")
@@ -359,7 +366,7 @@ async def test_an_idle_driver_leaves_nothing_on_the_loop(clock: VirtualClock) ->
             await second.has_slot.wait()
             second.may_leave.set()
 
-    driver = AsyncScheduler(Scheduler(WaitingLimits()), clock)
+    driver = AsyncScheduler(Scheduler(), clock)
     driver.report(ENGINE, serving(1))
     await let_one_wait(driver)
     remains = ref(driver)
@@ -413,3 +420,60 @@ async def test_closing_crosses_a_cancellation(driver: AsyncScheduler, *, is_clos
 
     assert second.task.cancelled()
     assert ends(driver) == [Outcome.COMPLETED, Outcome.CANCELLED]
+
+
+async def test_what_a_block_tells_of_its_request_reaches_the_scheduler(clock: VirtualClock) -> None:
+    """Tokens, use, push-back and a session's end are told by the slot, and count."""
+    driver = AsyncScheduler(Scheduler(), clock)
+    driver.report(ENGINE, UpstreamReport(AimdLimit(initial=10, least=1), frozenset({CHAT}), available=True))
+    driver.sample(ENGINE, EngineSample(0, 0, kv_tokens=1000))
+    calls = [
+        Ticket(TicketId(name), CHAT, 1, session=SessionId(name), input_tokens=400, is_stream=True)
+        for name in "abcd"
+    ]
+    async with driver.slot(calls[0]) as first:
+        async with driver.slot(calls[1]) as second:
+            first.progress(1)
+            held = asyncio.ensure_future(driver.slot(calls[2]).__aenter__())
+            await asyncio.sleep(0)
+            assert driver.scheduler.held == 1
+            second.used(Usage(390, 10))
+            second.session_over()
+        third = await held
+        third.failed(is_push_back=True)
+        driver.remove(ENGINE)
+
+    assert driver.scheduler.ends[Outcome.COMPLETED] == 2
+    assert driver.scheduler.in_flight == 1
+
+
+async def test_a_slot_that_was_pushed_back_lowers_the_limit(clock: VirtualClock) -> None:
+    """A request that the engine refused for its load counts against a probed limit."""
+    driver = AsyncScheduler(Scheduler(), clock)
+    driver.report(ENGINE, UpstreamReport(AimdLimit(initial=10, least=1), frozenset({CHAT}), available=True))
+    async with driver.slot(ticket("a")) as slot:
+        slot.failed(is_push_back=True)
+
+    assert driver.scheduler.slots_on(ENGINE) == 1
+
+
+async def test_a_submission_that_lets_others_go_first_enters_them_too(clock: VirtualClock) -> None:
+    """When room that was kept for people is free again, a newcomer's coming sends those who waited before it."""
+    driver = AsyncScheduler(Scheduler(), clock)
+    driver.report(ENGINE, serving(26))
+    async with driver.slot(Ticket(TicketId("person"), CHAT, 1, RequestClass.INTERACTIVE)):
+        pass
+    lines = [Ticket(TicketId(str(number)), CHAT, 1, RequestClass.BATCH) for number in range(27)]
+    for line in lines[:25]:
+        await driver.slot(line).__aenter__()
+    waiting = asyncio.ensure_future(driver.slot(lines[25]).__aenter__())
+    await asyncio.sleep(0)
+    assert driver.scheduler.waiting == 1
+    clock.advance(10.0)
+    newcomer = asyncio.ensure_future(driver.slot(lines[26]).__aenter__())
+    await waiting
+    assert driver.scheduler.in_flight == 26
+    newcomer.cancel()
+    await asyncio.wait([newcomer])
+
+    assert driver.scheduler.waiting == 0

@@ -13,8 +13,12 @@ from muster_batching import (
     ClockWentBackError,
     Dispatch,
     DuplicateTicketError,
+    End,
+    EngineSample,
+    FixedLimit,
     LimitError,
     Outcome,
+    Policy,
     PoolId,
     Scheduler,
     Stats,
@@ -26,13 +30,14 @@ from muster_batching import (
     UpstreamId,
     UpstreamReport,
     WaitingLimits,
+    WeightError,
 )
 from muster_batching.testing import Timeline
 
 
 def start(**limits: Any) -> Timeline:
     """Begin a timeline with these waiting limits."""
-    return Timeline(Scheduler(WaitingLimits(**limits)))
+    return Timeline(Scheduler(Policy.of(WaitingLimits(**limits))))
 
 
 def ticket(name: str, pool: str = "chat", size_bytes: int = 1) -> Ticket:
@@ -42,7 +47,7 @@ def ticket(name: str, pool: str = "chat", size_bytes: int = 1) -> Ticket:
 
 def serving(*pools: str, limit: int = 1, available: bool = True) -> UpstreamReport:
     """Make a report of an upstream that serves these pools."""
-    return UpstreamReport(limit, frozenset(map(PoolId, pools)), available)
+    return UpstreamReport(FixedLimit(limit), frozenset(map(PoolId, pools)), available)
 
 
 def sent(name: str, upstream: str) -> Dispatch:
@@ -342,18 +347,18 @@ def test_waiting_is_bounded_by_time() -> None:
 
 def test_a_slot_that_comes_before_a_late_wake_is_given() -> None:
     """Only `wake` turns a ticket away for its wait, so a late one does not cost it a slot that is there."""
-    scheduler = Scheduler(WaitingLimits(max_wait_s=30.0))
+    scheduler = Scheduler(Policy.of(WaitingLimits(max_wait_s=30.0)))
     scheduler.report(EAST, serving("chat"), now_s=0.0)
     scheduler.submit(ticket("a"), now_s=0.0)
     scheduler.submit(ticket("b"), now_s=0.0)
 
-    assert scheduler.finish(A, Outcome.COMPLETED, now_s=30.5) == [sent("b", "east")]
+    assert scheduler.finish(A, End(Outcome.COMPLETED), now_s=30.5) == [sent("b", "east")]
     assert scheduler.wake(now_s=30.5) == []
 
 
 def test_a_wake_that_comes_too_early_does_nothing() -> None:
     """A timer may fire a moment early; nobody is turned away before the time."""
-    scheduler = Scheduler(WaitingLimits(max_wait_s=30.0))
+    scheduler = Scheduler(Policy.of(WaitingLimits(max_wait_s=30.0)))
     scheduler.report(EAST, serving("chat"), now_s=0.0)
     scheduler.submit(ticket("a"), now_s=0.0)
     scheduler.submit(ticket("b"), now_s=0.0)
@@ -485,7 +490,7 @@ def test_the_repr_tells_what_an_operator_asks() -> None:
 @pytest.fixture
 def busy() -> Scheduler:
     """A scheduler at 10 s with `a` in flight on east and `b` waiting."""
-    scheduler = Scheduler(WaitingLimits())
+    scheduler = Scheduler()
     scheduler.report(EAST, serving("chat"), now_s=10.0)
     scheduler.submit(ticket("a"), now_s=10.0)
     scheduler.submit(ticket("b"), now_s=10.0)
@@ -509,13 +514,25 @@ def test_a_ticket_id_in_use_is_refused(busy: Scheduler, name: str) -> None:
     assert state(busy) == before
 
 
+@pytest.mark.parametrize("weight", [0.0, -1.0, math.inf, math.nan])
+def test_a_weight_is_a_share(busy: Scheduler, weight: float) -> None:
+    """A ticket whose weight is no share is refused, and nothing changes."""
+    before = state(busy)
+
+    with pytest.raises(WeightError) as caught:
+        busy.submit(Ticket(C, PoolId("chat"), 1, weight=weight), now_s=11.0)
+
+    assert caught.value.ticket_id == "c"
+    assert state(busy) == before
+
+
 @pytest.mark.parametrize("name", ["b", "nobody"])
 def test_only_a_ticket_in_flight_can_be_finished(busy: Scheduler, name: str) -> None:
     """A ticket that waits or is not known has no slot to give back, and nothing changes."""
     before = state(busy)
 
     with pytest.raises(UnknownTicketError) as caught:
-        busy.finish(TicketId(name), Outcome.COMPLETED, now_s=11.0)
+        busy.finish(TicketId(name), End(Outcome.COMPLETED), now_s=11.0)
 
     assert caught.value.ticket_id == name
     assert state(busy) == before
@@ -523,11 +540,13 @@ def test_only_a_ticket_in_flight_can_be_finished(busy: Scheduler, name: str) -> 
 
 INPUTS: dict[str, Callable[[Scheduler, float], list[Action]]] = {
     "submit": lambda scheduler, now_s: scheduler.submit(ticket("c"), now_s=now_s),
-    "finish": lambda scheduler, now_s: scheduler.finish(A, Outcome.COMPLETED, now_s=now_s),
+    "finish": lambda scheduler, now_s: scheduler.finish(A, End(Outcome.COMPLETED), now_s=now_s),
     "cancel in flight": lambda scheduler, now_s: scheduler.cancel(A, now_s=now_s),
     "cancel waiting": lambda scheduler, now_s: scheduler.cancel(B, now_s=now_s),
     "report": lambda scheduler, now_s: scheduler.report(WEST, serving("chat"), now_s=now_s),
     "remove": lambda scheduler, now_s: scheduler.remove(EAST, now_s=now_s),
+    "sample": lambda scheduler, now_s: scheduler.sample(EAST, EngineSample(1, 0), now_s=now_s),
+    "progress": lambda scheduler, now_s: scheduler.progress(A, 1, now_s=now_s),
     "wake": lambda scheduler, now_s: scheduler.wake(now_s=now_s),
 }
 
@@ -547,7 +566,7 @@ def test_time_does_not_go_back(busy: Scheduler, name: str) -> None:
 @pytest.mark.parametrize("value", [0, -1, math.inf, math.nan])
 def test_an_upstream_has_a_slot_at_least(value: Any) -> None:
     """A limit below 1 would let tickets wait for ever, and one without end would not be a limit."""
-    with pytest.raises(LimitError, match="expected limit to be finite and at least 1"):
+    with pytest.raises(LimitError, match="expected slots to be finite and at least 1"):
         serving("chat", limit=value)
 
 
@@ -581,7 +600,7 @@ def lines_run(action: Callable[[], object]) -> int:
 
 def cost_of_each_input(waiting: int) -> list[int]:
     """Count the lines that each input runs through while so many tickets wait in each of two pools."""
-    scheduler = Scheduler(WaitingLimits(max_waiting=100_000, max_wait_s=1.0))
+    scheduler = Scheduler(Policy.of(WaitingLimits(max_waiting=100_000, max_wait_s=1.0)))
     scheduler.report(EAST, serving("chat", "code", limit=1), now_s=0.0)
     scheduler.submit(ticket("first"), now_s=0.0)
     for number in range(waiting):
@@ -591,7 +610,7 @@ def cost_of_each_input(waiting: int) -> list[int]:
     return [
         lines_run(lambda: scheduler.submit(ticket("last"), now_s=1.0)),
         lines_run(lambda: scheduler.cancel(middle, now_s=1.0)),
-        lines_run(lambda: scheduler.finish(TicketId("first"), Outcome.COMPLETED, now_s=1.0)),
+        lines_run(lambda: scheduler.finish(TicketId("first"), End(Outcome.COMPLETED), now_s=1.0)),
         lines_run(scheduler.next_wakeup_s),
         lines_run(lambda: scheduler.wake(now_s=1.0)),
     ]
