@@ -19,7 +19,10 @@ from rich.table import Table
 from muster_observability import server
 from muster_observability.server import ExitCode
 from muster_proxy.bench import servers, ways
-from muster_proxy.bench.ways import BenchmarkError, Result, Target
+from muster_proxy.bench.benchmark import drawing
+from muster_proxy.bench.figures import Figure, percentile
+from muster_proxy.bench.labs import BenchmarkError
+from muster_proxy.bench.ways import Result, Target
 from muster_proxy.embedded.command import prepare_weights
 from muster_proxy.embedded.errors import EmbeddedError
 from muster_proxy.embedded.settings import EngineSettings
@@ -29,6 +32,9 @@ ONE_AT_A_TIME = "one at a time"
 ALL_AT_ONCE = "all at once"
 EXPLICIT_BATCH = "one explicit batch"
 THROUGH_MUSTER = "through Muster"
+IN_WINDOWS = f"in windows of {ways.WINDOW}"
+
+LEAST_SHARE = 0.99
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,10 +66,11 @@ class Row:
 _Way = Callable[[Target, list[ways.Request], Callable[[], None]], Awaitable[Result]]
 
 
-def run_seed(plan: Plan, json_file: Path | None) -> ExitCode:
-    """Run the comparison, print its table, and write its figures to `json_file` if there is one."""
+def run_seed(plan: Plan, json_file: Path | None, plot_file: Path | None) -> ExitCode:
+    """Run the comparison, print its table, and write its figures to the files that there are."""
     console = Console(stderr=True)
     try:
+        draw = drawing() if plot_file is not None else None
         with _upstream(plan) as (url, limit):
             target = asyncio.run(ways.find_target(url, plan.model))
             results = _run_all(plan, target, limit, console)
@@ -75,14 +82,35 @@ def run_seed(plan: Plan, json_file: Path | None) -> ExitCode:
         return server.refuse("interrupted", ExitCode.INTERRUPTED)
     rows = _rows(results)
     _print(rows, plan, target)
+    document = _document(rows, plan, target)
     if json_file is not None:
-        figures = {"model": target.model, "requests": plan.requests, "rounds": plan.rounds}
-        json_file.write_bytes(
-            orjson.dumps(
-                {**figures, "rows": [dataclasses.asdict(row) for row in rows]}, option=orjson.OPT_INDENT_2
-            )
-        )
+        json_file.write_bytes(document)
+    if plot_file is not None and draw is not None:
+        draw(document, plot_file)
     return ExitCode.OK
+
+
+def _document(rows: list[Row], plan: Plan, target: Target) -> bytes:
+    share = _share(rows)
+    finding = f"Through Muster {share:.2f} of the throughput of all at once, straight to the engine"
+    about = {"case": "seed", "finding": finding, "model": target.model}
+    sizes = {"requests": plan.requests, "rounds": plan.rounds}
+    figure = Figure("throughput over direct", share, LEAST_SHARE)
+    return orjson.dumps(
+        {
+            **about,
+            **sizes,
+            "rows": [dataclasses.asdict(row) for row in rows],
+            "figures": [{**dataclasses.asdict(figure), "holds": figure.holds}],
+        },
+        option=orjson.OPT_INDENT_2,
+    )
+
+
+def _share(rows: list[Row]) -> float:
+    """Muster's throughput over that of going directly."""
+    per_s = {row.way: row.requests_per_s for row in rows}
+    return per_s[THROUGH_MUSTER] / per_s[ALL_AT_ONCE]
 
 
 @contextlib.contextmanager
@@ -102,6 +130,7 @@ def _run_all(plan: Plan, target: Target, limit: int | None, console: Console) ->
     turns: list[tuple[str, _Way]] = [
         (ONE_AT_A_TIME, ways.one_at_a_time),
         (EXPLICIT_BATCH, ways.explicit_batch),
+        (IN_WINDOWS, ways.windows),
     ]
     close: list[tuple[str, _Way]] = [
         (ALL_AT_ONCE, ways.all_at_once),
@@ -159,7 +188,7 @@ def _metrics(text: str) -> dict[str, float]:
 
 def _rows(results: dict[str, list[Result]]) -> list[Row]:
     """A row for each way, with the median over its rounds."""
-    order = (ONE_AT_A_TIME, ALL_AT_ONCE, EXPLICIT_BATCH, THROUGH_MUSTER)
+    order = (ONE_AT_A_TIME, ALL_AT_ONCE, EXPLICIT_BATCH, THROUGH_MUSTER, IN_WINDOWS)
     base = statistics.median(len(each.latencies_s) / each.wall_s for each in results[ONE_AT_A_TIME])
     return [_row(name, results[name], base) for name in order]
 
@@ -173,19 +202,12 @@ def _row(name: str, rounds: list[Result], base_per_s: float) -> Row:
         wall_s=statistics.median(each.wall_s for each in rounds),
         requests_per_s=per_s,
         ratio=per_s / base_per_s,
-        p50_s=_percentile(latencies_s, 50),
-        p95_s=_percentile(latencies_s, 95),
+        p50_s=percentile(latencies_s, 50),
+        p95_s=percentile(latencies_s, 95),
         output_tokens_per_s=statistics.median(each.output_tokens / each.wall_s for each in rounds),
         batches=rounds[0].batches,
         mean_batch_size=statistics.mean(sizes) if sizes else None,
     )
-
-
-def _percentile(values: list[float], percent: int) -> float:
-    """The value below which `percent` of the values lie, between neighbours in proportion."""
-    if len(values) == 1:
-        return values[0]
-    return statistics.quantiles(values, n=100, method="inclusive")[percent - 1]
 
 
 def _print(rows: list[Row], plan: Plan, target: Target) -> None:
@@ -208,6 +230,4 @@ def _print(rows: list[Row], plan: Plan, target: Target) -> None:
         )
     console = Console()
     console.print(table)
-    per_s = {row.way: row.requests_per_s for row in rows}
-    share = per_s[THROUGH_MUSTER] / per_s[ALL_AT_ONCE]
-    console.print(f"{THROUGH_MUSTER} / {ALL_AT_ONCE}: {share:.3f}", highlight=False)
+    console.print(f"{THROUGH_MUSTER} / {ALL_AT_ONCE}: {_share(rows):.3f}", highlight=False)

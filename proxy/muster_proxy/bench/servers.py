@@ -1,6 +1,7 @@
 """Starts the servers that a benchmark needs, as processes of their own, and stops them."""
 
 import contextlib
+import os
 import subprocess
 import sys
 import tempfile
@@ -40,7 +41,11 @@ def muster(*arguments: str, ready_path: str) -> Generator[str]:
     url = f"http://{server.LOOPBACK}:{port}"
     command = [sys.executable, "-m", "muster_proxy", *arguments, "--port", str(port)]
     with tempfile.TemporaryFile() as log:
-        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)  # noqa: S603  our own
+        # It ends when its standard input does, so also if this process is killed.
+        environment = {**os.environ, server.SUPERVISED_VARIABLE: "1"}
+        process = subprocess.Popen(  # noqa: S603  our own
+            command, stdin=subprocess.PIPE, stdout=log, stderr=log, env=environment
+        )
         try:
             _wait_until_ready(process, url + ready_path, f"muster {arguments[0]}", log)
             yield url

@@ -1,25 +1,26 @@
-"""The four ways of the original comparison, each over the same mix of requests."""
+"""The ways of the original comparison, each over the same mix of requests."""
 
 import asyncio
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Any
 
 import httpx
 
+from muster_batching.handler import BatchHandler
+from muster_proxy.bench.labs import BenchmarkError
+
 SHORTEST_TOKENS, LONGEST_TOKENS = 10, 150
 
 # The same lengths in every run and every way: what differs is the way.
 _SEED = 7
 
+WINDOW, WINDOW_MS = 32, 100.0
+
 _TOPICS = ("rivers", "bridges", "clocks", "bread", "maps", "winter", "trains", "glass", "whales", "paper")
-
-
-class BenchmarkError(Exception):
-    """A request of the benchmark failed; the message says how."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +125,50 @@ async def explicit_batch(target: Target, mix: list[Request], advance: Callable[[
     return Result(wall_s, [wall_s] * len(mix), tokens, batches=1, mean_batch_size=float(len(mix)))
 
 
+async def windows(target: Target, mix: list[Request], advance: Callable[[], None]) -> Result:
+    """Send all requests together to a `BatchHandler` in window mode: the original prototype's way."""
+    latencies_s: list[float] = []
+
+    async def ask(handler: BatchHandler[Request, int], request: Request) -> int:
+        began_s = time.monotonic()
+        tokens = await handler.add_request(request)
+        latencies_s.append(time.monotonic() - began_s)
+        advance()
+        return tokens
+
+    async with client() as http:
+        handler = BatchHandler(
+            _Together(http, target), max_batch_size=WINDOW, timeout_ms=WINDOW_MS, mode="window"
+        )
+        started_s = time.monotonic()
+        async with handler, asyncio.TaskGroup() as tasks:
+            asked = [tasks.create_task(ask(handler, request)) for request in mix]
+        wall_s = time.monotonic() - started_s
+    stats = handler.stats
+    tokens = sum(each.result() for each in asked)
+    return Result(wall_s, latencies_s, tokens, stats.total_batches, stats.avg_batch_size)
+
+
+@dataclass(frozen=True, slots=True)
+class _Together:
+    """Sends the requests of a window, each with its own limit on tokens, and waits for the slowest.
+
+    One call of a batch endpoint would have one limit for all, and hide what a window costs.
+    """
+
+    http: httpx.AsyncClient
+    target: Target
+
+    async def batch_chat_completion(self, requests: Sequence[Request], /) -> Sequence[int]:
+        """Send them; the number of each answer's tokens."""
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                asked = [tasks.create_task(_ask(self.http, self.target, request)) for request in requests]
+        except ExceptionGroup as group:  # all of a window get one error
+            raise group.exceptions[0] from None
+        return [each.result() for each in asked]
+
+
 async def _run(
     target: Target, mix: list[Request], advance: Callable[[], None], gate: AbstractAsyncContextManager[Any]
 ) -> Result:
@@ -133,8 +178,7 @@ async def _run(
     async def ask(http: httpx.AsyncClient, request: Request) -> None:
         async with gate:
             started_s = time.monotonic()
-            answer = await http.post(f"{target.url}/v1/chat/completions", json=_body(target, request))
-            tokens.append(_output_tokens(_checked(answer)))
+            tokens.append(await _ask(http, target, request))
             latencies_s.append(time.monotonic() - started_s)
             advance()
 
@@ -144,6 +188,12 @@ async def _run(
             for request in mix:
                 tasks.create_task(ask(http, request))
         return Result(time.monotonic() - started_s, latencies_s, sum(tokens))
+
+
+async def _ask(http: httpx.AsyncClient, target: Target, request: Request) -> int:
+    """Ask for one answer; the number of its tokens."""
+    answer = await http.post(f"{target.url}/v1/chat/completions", json=_body(target, request))
+    return _output_tokens(_checked(answer))
 
 
 async def find_target(url: str, model: str | None) -> Target:
