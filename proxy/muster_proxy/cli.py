@@ -61,7 +61,7 @@ def proxy(
     limit: Annotated[
         int | None,
         typer.Option(
-            help="Requests in flight on each --upstream at most; the rest waits in the proxy. [256]",
+            help="Requests in flight on each --upstream at most; the rest waits in the proxy. [learned]",
             show_default=False,
         ),
     ] = None,

@@ -5,8 +5,9 @@ library does the work. Leaving `UpstreamClient.post` before the answer's last by
 which is how an engine is told to abort.
 """
 
+import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, Generator, Mapping
+from collections.abc import Awaitable, Mapping
 
 import aiohttp
 
@@ -15,6 +16,8 @@ from muster_proxy.failures import Reason, RequestError
 # vLLM (uvicorn) and llama.cpp close an idle connection after 5 s; ours go first, so that a request never
 # meets one that the engine is closing.
 _KEEPALIVE_S = 4.0
+
+_PLAIN = {"accept-encoding": "identity"}
 
 
 class Answer:
@@ -41,15 +44,14 @@ class Answer:
         """A header's value."""
         return self._response.headers.get(name)
 
-    async def chunks(self) -> AsyncGenerator[bytes]:
-        """The body's bytes as they come.
+    async def chunk(self) -> bytes:
+        """The bytes that have come since the last call; waits for some, and is empty at the end.
 
         Raises:
             RequestError: The connection broke (`UPSTREAM_STREAM_ERROR`) or fell silent (`UPSTREAM_TIMEOUT`).
         """
         with _told_as(Reason.UPSTREAM_STREAM_ERROR):
-            async for chunk in self._response.content.iter_any():
-                yield chunk
+            return await self._response.content.readany()
 
     async def body(self, limit_bytes: int) -> bytes:
         """The whole body.
@@ -91,32 +93,94 @@ class UpstreamClient:
         """Close every connection."""
         await self._session.close()
 
-    @contextlib.asynccontextmanager
-    async def post(self, url: str, body: bytes, headers: Mapping[str, str]) -> AsyncGenerator[Answer]:
+    async def get(
+        self, url: str, headers: Mapping[str, str], *, timeout_s: float, limit_bytes: int
+    ) -> bytes | None:
+        """The body of a page; None where the status is not 200.
+
+        Args:
+            url: Of the page.
+            headers: Of the request.
+            timeout_s: Seconds for all of it.
+            limit_bytes: The largest page.
+
+        Raises:
+            RequestError: It cannot be had, not in time, or is too large.
+        """
+        with _told_as(Reason.UPSTREAM_LOST):
+            async with (
+                asyncio.timeout(timeout_s),
+                self._session.get(url, headers={**headers, **_PLAIN}, allow_redirects=False) as response,
+            ):
+                if response.status != 200:  # noqa: PLR2004  HTTP's own number
+                    return None
+                return await Answer(response).body(limit_bytes)
+
+    def post(
+        self, url: str, body: bytes, headers: Mapping[str, str]
+    ) -> contextlib.AbstractAsyncContextManager[Answer]:
         """Send `body` to `url`; the block has the answer.
 
         Raises:
             RequestError: No connection (`NO_HEALTHY_UPSTREAM`), it broke before the answer's head
-                (`UPSTREAM_LOST`), or none came in time (`UPSTREAM_TIMEOUT`).
+                (`UPSTREAM_LOST`), or none came in time (`UPSTREAM_TIMEOUT`). On entering.
         """
+        return _Posted(
+            self._session.post(url, data=body, headers={**headers, **_PLAIN}, allow_redirects=False)
+        )
+
+
+class _Posted:
+    """A request and its answer; a class, not a generator, as it is on the path of every request.
+
+    Args:
+        sending: Sends the request and reads the answer's head.
+    """
+
+    __slots__ = ("_response", "_sending")
+
+    _response: aiohttp.ClientResponse
+
+    def __init__(self, sending: Awaitable[aiohttp.ClientResponse]) -> None:
+        self._sending = sending
+
+    async def __aenter__(self) -> Answer:
         with _told_as(Reason.UPSTREAM_LOST):
-            response = await self._session.post(
-                url, data=body, headers={**headers, "accept-encoding": "identity"}, allow_redirects=False
-            )
-        try:
-            yield Answer(response)
-        finally:
-            # Gives a connection back that has been read to its end, and closes any other.
-            response.release() if response.content.at_eof() else response.close()
+            self._response = await self._sending
+        return Answer(self._response)
+
+    async def __aexit__(self, *_exception: object) -> None:
+        # Gives a connection back that has been read to its end, and closes any other.
+        response = self._response
+        response.release() if response.content.at_eof() else response.close()
 
 
-@contextlib.contextmanager
-def _told_as(lost: Reason) -> Generator[None]:
-    try:
-        yield
-    except (aiohttp.ConnectionTimeoutError, aiohttp.ClientConnectorError) as error:
-        raise RequestError(Reason.NO_HEALTHY_UPSTREAM) from error
-    except (TimeoutError, aiohttp.SocketTimeoutError) as error:
-        raise RequestError(Reason.UPSTREAM_TIMEOUT) from error
-    except (aiohttp.ClientError, OSError) as error:
-        raise RequestError(lost) from error
+class _told_as:  # noqa: N801  it reads as a statement, like contextlib.suppress
+    """Tells aiohttp's errors in our words.
+
+    Args:
+        lost: What a broken connection is.
+    """
+
+    __slots__ = ("_lost",)
+
+    def __init__(self, lost: Reason) -> None:
+        self._lost = lost
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, _exc_type: object, exc: BaseException | None, _traceback: object) -> None:
+        if exc is not None and (reason := self._reason(exc)) is not None:
+            raise RequestError(reason) from exc
+
+    def _reason(self, exc: BaseException) -> Reason | None:
+        match exc:
+            case aiohttp.ConnectionTimeoutError() | aiohttp.ClientConnectorError():
+                return Reason.NO_HEALTHY_UPSTREAM
+            case TimeoutError():
+                return Reason.UPSTREAM_TIMEOUT
+            case aiohttp.ClientError() | OSError():
+                return self._lost
+            case _:
+                return None

@@ -27,6 +27,8 @@ class Reason(StrEnum):
     REQUEST_REJECTED = "request_rejected"
     QUEUE_FULL = "queue_full"
     QUEUE_TIMEOUT = "queue_timeout"
+    DEADLINE_UNREACHABLE = "deadline_unreachable"
+    READ_TOO_SLOWLY = "read_too_slowly"
     UPSTREAM_BUSY = "upstream_busy"
     NO_HEALTHY_UPSTREAM = "no_healthy_upstream"
     UPSTREAM_LOST = "upstream_lost"
@@ -62,6 +64,10 @@ TABLE: dict[Reason, Row] = {
     Reason.REQUEST_REJECTED: Row(400, _CALLER, "The engine rejected the request."),
     Reason.QUEUE_FULL: Row(429, "rate_limit_error", "Too many requests are waiting.", 1),
     Reason.QUEUE_TIMEOUT: Row(429, "rate_limit_error", "The request waited too long for its turn.", 1),
+    Reason.DEADLINE_UNREACHABLE: Row(
+        429, "rate_limit_error", "The first token would come after the request's deadline.", 1
+    ),
+    Reason.READ_TOO_SLOWLY: Row(408, _CALLER, "The answer was read too slowly."),
     Reason.UPSTREAM_BUSY: Row(503, _OURS, "The engine takes no more requests just now.", 1),
     Reason.NO_HEALTHY_UPSTREAM: Row(503, _OURS, "No engine that serves this model can be reached.", 2),
     Reason.UPSTREAM_LOST: Row(503, _OURS, "The engine was lost before it answered.", 2),
@@ -78,6 +84,7 @@ TURNED_AWAY: dict[TurnAwayReason, Reason] = {
     TurnAwayReason.WAITING_FULL: Reason.QUEUE_FULL,
     TurnAwayReason.WAITING_BYTES_FULL: Reason.QUEUE_FULL,
     TurnAwayReason.WAITED_TOO_LONG: Reason.QUEUE_TIMEOUT,
+    TurnAwayReason.DEADLINE: Reason.DEADLINE_UNREACHABLE,
     TurnAwayReason.NO_UPSTREAM: Reason.NO_HEALTHY_UPSTREAM,
     TurnAwayReason.UNKNOWN_POOL: Reason.MODEL_NOT_FOUND,
 }

@@ -1,8 +1,10 @@
 """The proxy's own metrics. Label values come from configuration and closed sets, never from a client."""
 
+from collections.abc import Callable
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
-from muster_batching import AsyncScheduler
+from muster_batching import AsyncScheduler, Outcome, RequestClass, TurnAwayReason, UpstreamId, Usage
 
 _SECONDS = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
 
@@ -16,49 +18,99 @@ class ProxyMetrics:
     """
 
     def __init__(self, registry: CollectorRegistry, scheduler: AsyncScheduler) -> None:
-        core = scheduler.scheduler
-        self.requests = Counter(
-            "muster_requests", "Requests that ended, by how.", ["outcome"], registry=registry
-        )
-        self.tokens = Counter(
-            "muster_tokens", "Tokens that engines accounted for.", ["direction"], registry=registry
-        )
-        self.queue_s = Histogram(
-            "muster_queue_seconds", "Time from arrival to dispatch.", buckets=_SECONDS, registry=registry
-        )
-        self.ttft_s = Histogram(
-            "muster_time_to_first_byte_seconds",
-            "Time from arrival to the first byte of the answer.",
-            buckets=_SECONDS,
+        self._registry = registry
+        self._core = scheduler.scheduler
+        requests = Counter("muster_requests", "Requests that ended, by how.", ["outcome"], registry=registry)
+        self._ended = {each.value: requests.labels(each.value) for each in Outcome}
+        tokens = Counter(
+            "muster_tokens",
+            "Tokens that engines accounted for, once for each generation.",
+            ["direction"],
             registry=registry,
         )
-        self.duration_s = Histogram(
-            "muster_request_seconds",
-            "Time from arrival to the last byte.",
-            buckets=_SECONDS,
-            registry=registry,
+        self._input_tokens, self._output_tokens = tokens.labels("input"), tokens.labels("output")
+        self._turned_away = Counter(
+            "muster_turned_away", "Requests that got no slot, by why.", ["reason"], registry=registry
         )
-        self.upstream_available = Gauge(
+        self._queue_s = self._histogram("muster_queue_seconds", "Time from arrival to dispatch.")
+        self._ttft_s = self._histogram(
+            "muster_time_to_first_byte_seconds", "Time from arrival to the first byte of the answer."
+        )
+        self._duration_s = self._histogram("muster_request_seconds", "Time from arrival to the last byte.")
+        self._available = Gauge(
             "muster_upstream_available",
             "1 when the upstream answers its probes, else 0.",
             ["upstream"],
             registry=registry,
         )
-        Gauge("muster_in_flight", "Requests in an engine now.", registry=registry).set_function(
-            lambda: core.in_flight
+        self._limit = Gauge(
+            "muster_limit",
+            "Requests that may be in flight on the upstream now.",
+            ["upstream"],
+            registry=registry,
         )
-        Gauge("muster_waiting", "Requests waiting for a slot now.", registry=registry).set_function(
-            lambda: core.waiting
+        self._show_queue()
+        self._show_batches()
+
+    def ended(self, outcome: Outcome, duration_s: float) -> None:
+        """Count a request that ended, this long after it came."""
+        self._ended[outcome].inc()
+        self._duration_s.observe(duration_s)
+
+    def answered(self, waited_s: float, ttft_s: float | None) -> None:
+        """Note the times of a request that was sent to an engine; `ttft_s` is None where no answer began."""
+        self._queue_s.observe(waited_s)
+        if ttft_s is not None:
+            self._ttft_s.observe(ttft_s)
+
+    def used(self, usage: Usage) -> None:
+        """Count the tokens that an engine accounted for."""
+        self._input_tokens.inc(usage.input_tokens)
+        self._output_tokens.inc(usage.output_tokens)
+
+    def turned_away(self, reason: TurnAwayReason) -> None:
+        """Count a request that got no slot."""
+        self._turned_away.labels(reason.value).inc()
+
+    def set_available(self, upstream: UpstreamId, *, is_available: bool) -> None:
+        """Show whether an upstream answers its probes."""
+        self._available.labels(upstream).set(int(is_available))
+
+    def show_limit(self, upstream: UpstreamId) -> None:
+        """Show an upstream's slots from now on."""
+        self._limit.labels(upstream).set_function(lambda: self._core.slots_on(upstream))
+
+    def _histogram(self, name: str, documentation: str) -> Histogram:
+        return Histogram(name, documentation, buckets=_SECONDS, registry=self._registry)
+
+    def _gauge(self, name: str, documentation: str, value: Callable[[], float]) -> None:
+        Gauge(name, documentation, registry=self._registry).set_function(value)
+
+    def _show_queue(self) -> None:
+        core = self._core
+        waiting = Gauge(
+            "muster_waiting", "Requests waiting for a slot now, by class.", ["class"], registry=self._registry
         )
-        Gauge("muster_waiting_bytes", "Bytes of the requests waiting now.", registry=registry).set_function(
-            lambda: core.waiting_bytes
+        for each in RequestClass:
+            waiting.labels(each.value).set_function(lambda each=each: core.waiting_of(each))
+        self._gauge("muster_in_flight", "Requests in an engine now.", lambda: core.in_flight)
+        self._gauge(
+            "muster_held", "Of the requests that wait, those that the session gate holds.", lambda: core.held
         )
-        Gauge("muster_dispatched", "Requests dispatched since the start.", registry=registry).set_function(
-            lambda: core.stats.total_requests
+        self._gauge("muster_waiting_bytes", "Bytes of the requests waiting now.", lambda: core.waiting_bytes)
+
+    def _show_batches(self) -> None:
+        core = self._core
+        self._gauge(
+            "muster_dispatched", "Requests dispatched since the start.", lambda: core.stats.total_requests
         )
-        Gauge(
-            "muster_batches", "Batches formed since the start: decisions that dispatched.", registry=registry
-        ).set_function(lambda: core.stats.total_batches)
-        Gauge(
-            "muster_batch_size_mean", "Mean of requests in flight after each of them.", registry=registry
-        ).set_function(lambda: core.stats.avg_batch_size)
+        self._gauge(
+            "muster_batches",
+            "Batches formed since the start: decisions that dispatched.",
+            lambda: core.stats.total_batches,
+        )
+        self._gauge(
+            "muster_batch_size_mean",
+            "Mean of requests in flight after each of them.",
+            lambda: core.stats.avg_batch_size,
+        )

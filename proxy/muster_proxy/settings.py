@@ -52,10 +52,10 @@ class UpstreamSettings(_Section):
     name: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._-]{1,64}$")] | None = Field(
         default=None, description="Name in logs, metrics and `x-muster-upstream`. Default `upstream-N`."
     )
-    limit: Annotated[int, Field(ge=1)] = Field(
-        default=256,
-        description="Requests in flight on it at most; what is above waits in the proxy. The default is what "
-        "vLLM takes at once on most devices, so that an engine with room is never throttled.",
+    limit: Annotated[int, Field(ge=1)] | None = Field(
+        default=None,
+        description="Requests in flight on it at most; what is above waits in the proxy. Without it that is "
+        "learned: from the engine's metrics, or where it has none from how it bears what it is given.",
     )
     tool_mode: ToolMode = Field(
         default="native",
@@ -93,13 +93,34 @@ class ProxySettings(_Section):
         default=10 * 1024 * 1024, description="Largest request body; above it 413."
     )
     max_waiting: Annotated[int, Field(ge=1)] = Field(
-        default=10_000, description="Requests that may wait; above it 429 with `retry-after`."
+        default=10_000,
+        description="Requests that may wait, of class interactive and of class standard each; above it 429 with "
+        "`retry-after`.",
     )
     max_waiting_bytes: Annotated[int, Field(ge=1024)] = Field(
-        default=256 * 1024 * 1024, description="Bytes of bodies that may wait; above it 429."
+        default=256 * 1024 * 1024,
+        description="Bytes of bodies that may wait, of these two classes each; above it 429.",
     )
-    max_wait_s: Annotated[float, Field(gt=0)] = Field(
-        default=300.0, description="Seconds that a request may wait for a slot; after it 429."
+    max_wait_s: Annotated[float, Field(gt=0, allow_inf_nan=False)] = Field(
+        default=300.0,
+        description="Seconds that a request of these classes may wait for a slot; after it 429.",
+    )
+    batch_max_waiting: Annotated[int, Field(ge=1)] = Field(
+        default=50_000, description="Requests of class batch that may wait."
+    )
+    batch_max_waiting_bytes: Annotated[int, Field(ge=1024)] = Field(
+        default=256 * 1024 * 1024, description="Bytes of their bodies."
+    )
+    batch_max_wait_s: Annotated[float, Field(gt=0, allow_inf_nan=False)] = Field(
+        default=86_400.0, description="Seconds that each of them may wait."
+    )
+    scrape_interval_s: Annotated[float, Field(gt=0, allow_inf_nan=False)] = Field(
+        default=0.25, description="Seconds between two readings of an engine's `/metrics`."
+    )
+    single_flight: bool = Field(
+        default=False,
+        description="Let identical requests that are in flight together share one answer, where the client asks for "
+        "`temperature: 0` and the same key pays.",
     )
     connect_timeout_s: Annotated[float, Field(gt=0)] = Field(
         default=2.0, description="Seconds to open a connection to an engine."

@@ -4,6 +4,7 @@ The body's bytes stay as they came and are what an engine gets. Types are checke
 a wrong one with anything from a helpful 400 to a 500; unknown fields are the engine's business and pass.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
@@ -120,6 +121,8 @@ class ChatRequest(Struct):
     tool_choice: Literal["none", "auto", "required"] | NamedChoice | None = None
     parallel_tool_calls: bool | None = None
     metadata: dict[str, Any] | None = None
+    service_tier: str | None = None
+    prompt_cache_key: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,6 +141,18 @@ class Call:
     def is_stream(self) -> bool:
         """Whether the answer is asked for as an event stream."""
         return bool(self.request.stream)
+
+    @property
+    def max_output_tokens(self) -> int | None:
+        """The most tokens that the answer's choices may have together; None where the client set no limit."""
+        each = self.request.max_completion_tokens or self.request.max_tokens
+        return None if each is None else each * (self.request.n or 1)
+
+    def media(self) -> Iterator[dict[str, Any]]:
+        """The parts of messages that are no text: images, sound."""
+        for message in self.request.messages:
+            if isinstance(message.content, list):
+                yield from (part for part in message.content if part.get("type") != "text")
 
 
 def read_chat(body: bytes) -> Call:

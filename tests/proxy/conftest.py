@@ -43,3 +43,11 @@ async def _proxied(*urls: str, is_ready: bool = True, **fields: Any) -> AsyncGen
 def proxied() -> Proxied:
     """Starts a proxy in front of the given URLs; the block has a client of it once it is ready."""
     return _proxied
+
+
+@pytest.fixture
+def unused_port() -> int:
+    """A port that nothing listens on now."""
+    with server.bind(0, "") as listener:
+        port: int = listener.getsockname()[1]
+        return port

@@ -7,11 +7,12 @@ from typing import Any
 import httpx
 import pytest
 
+from muster_batching.testing import H200_8B
 from muster_proxy.testing import FakeVllm
 from tests.stacks import until
 
 
-@pytest.fixture(params=["fake", pytest.param("real", marks=pytest.mark.engine)])
+@pytest.fixture(params=["fake", "modelled", pytest.param("real", marks=pytest.mark.engine)])
 async def engine(request: pytest.FixtureRequest) -> AsyncIterator[httpx.AsyncClient]:
     """A client of the engine itself."""
     if request.param == "real":
@@ -19,7 +20,8 @@ async def engine(request: pytest.FixtureRequest) -> AsyncIterator[httpx.AsyncCli
         async with httpx.AsyncClient(base_url=url, timeout=60) as client:
             yield client
     else:
-        async with FakeVllm() as fake, httpx.AsyncClient(base_url=fake.url) as client:
+        profile = H200_8B if request.param == "modelled" else None
+        async with FakeVllm(profile=profile) as fake, httpx.AsyncClient(base_url=fake.url) as client:
             yield client
 
 

@@ -1,41 +1,13 @@
 """A request's life through a real proxy in front of a scripted engine, over real sockets."""
 
 import asyncio
-import contextlib
 import json
-from collections.abc import AsyncGenerator
-from typing import Any
 
-import httpx
 import pytest
 
 from muster_proxy.testing import FakeVllm, Reply
+from tests.proxy.asking import body, metric, open_stream, post, waiting
 from tests.proxy.conftest import Proxied
-
-MESSAGES = [{"role": "user", "content": "Hello"}]
-
-
-def body(**fields: Any) -> dict[str, Any]:
-    """A good request, with these fields beside or instead."""
-    return {"model": "fake-model", "messages": MESSAGES, **fields}
-
-
-async def post(client: httpx.AsyncClient, **fields: Any) -> httpx.Response:
-    """Send a chat completion request."""
-    return await client.post("/v1/chat/completions", json=body(**fields))
-
-
-async def metric(client: httpx.AsyncClient, name: str) -> float:
-    """The value of a metric of the proxy, labels included in the name."""
-    lines = (await client.get("/metrics")).text.splitlines()
-    return float(next(line for line in lines if line.startswith(name + " ")).rpartition(" ")[2])
-
-
-@contextlib.asynccontextmanager
-async def open_stream(client: httpx.AsyncClient, **fields: Any) -> AsyncGenerator[httpx.Response]:
-    """A stream whose head has come."""
-    async with client.stream("POST", "/v1/chat/completions", json=body(stream=True, **fields)) as answer:
-        yield answer
 
 
 async def test_the_bytes_of_a_request_and_of_its_answer_pass_unchanged(
@@ -139,11 +111,11 @@ async def test_a_client_that_leaves_the_queue_is_never_sent(engine: FakeVllm, pr
         await engine.arrived.acquire()
         leaving = tasks.create_task(post(client, user="leaving"))
         staying = tasks.create_task(post(client, user="staying"))
-        while await metric(client, "muster_waiting") < 2:
+        while await waiting(client) < 2:
             await asyncio.sleep(0)
 
         leaving.cancel()
-        while await metric(client, "muster_waiting") > 1:
+        while await waiting(client) > 1:
             await asyncio.sleep(0)
         release.set()
 
@@ -376,7 +348,7 @@ async def test_a_full_queue_is_a_429_that_says_when_to_try_again(engine: FakeVll
     async with proxied(engine.url, limit=1, max_waiting=1) as client, asyncio.TaskGroup() as tasks:
         admitted = [tasks.create_task(post(client)) for _ in range(2)]
         await engine.arrived.acquire()
-        while await metric(client, "muster_waiting") < 1:
+        while await waiting(client) < 1:
             await asyncio.sleep(0)
         refused = await post(client)
         release.set()

@@ -59,7 +59,21 @@ def test_upstreams_come_from_the_file_or_from_json(tmp_path: Path) -> None:
     ]
 
     assert (from_file[0]["name"], from_file[0]["tool_mode"]) == ("big", "emulated")
-    assert (from_json[0]["url"], from_json[0]["limit"]) == ("http://b:2", 256)
+    assert (from_json[0]["url"], from_json[0]["limit"]) == ("http://b:2", None)
+
+
+def test_each_class_has_waiting_limits_of_its_own(tmp_path: Path) -> None:
+    """Those of batch stand beside the others', in the file and as variables."""
+    (tmp_path / "muster.yaml").write_text(
+        "proxy: {max_wait_s: 5, batch_max_waiting: 7, single_flight: true, upstreams: [{url: 'http://a', limit: 3}]}"
+    )
+    environment = {"MUSTER_PROXY_BATCH_MAX_WAIT_S": "60", "MUSTER_PROXY_SCRAPE_INTERVAL_S": "1.5"}
+    proxy = json.loads(load(tmp_path, **environment))["proxy"]
+
+    assert (proxy["max_wait_s"], proxy["batch_max_wait_s"], proxy["batch_max_waiting"]) == (5, 60, 7)
+    assert (proxy["max_waiting"], proxy["batch_max_waiting_bytes"]) == (10_000, 256 * 1024 * 1024)
+    assert (proxy["single_flight"], proxy["scrape_interval_s"]) == (True, 1.5)
+    assert proxy["upstreams"][0]["limit"] == 3
 
 
 @pytest.mark.parametrize(
@@ -71,6 +85,10 @@ def test_upstreams_come_from_the_file_or_from_json(tmp_path: Path) -> None:
         ("porxy: {port: 1}", {}, ["porxy"]),
         ("proxy: {upstreams: [{url: 'http://a', limti: 3}]}", {}, ["proxy.upstreams.0.limti"]),
         ("proxy: {port: 99999}", {}, ["proxy.port", "65535"]),
+        ("proxy: {batch_max_wait_s: .inf}", {}, ["proxy.batch_max_wait_s"]),
+        ("proxy: {upstreams: [{url: 'http://a', limit: 0}]}", {}, ["proxy.upstreams.0.limit"]),
+        ("", {"MUSTER_PROXY_SCRAPE_INTERVAL_S": "0"}, ["proxy.scrape_interval_s"]),
+        ("", {"MUSTER_PROXY_SINGLE_FLIGHT": "perhaps"}, ["proxy.single_flight"]),
         ("", {"MUSTER_PROXY_PORT": "many"}, ["proxy.port"]),
         ("", {"MUSTER_PROXY_UPSTREAMS": "http://a"}, ["MUSTER_PROXY_UPSTREAMS", "JSON"]),
         ("proxy: {upstreams: [{url: 'localhost:8000'}]}", {}, ["proxy.upstreams.0", "http://127.0.0.1:8000"]),

@@ -1,0 +1,85 @@
+"""Text for an engine without a model: prompts as tokens, names of their blocks, and answers.
+
+A token is four characters. A chat's messages are padded to whole tokens, and so are the answers, so a conversation
+that goes on with the answer that it was given begins with the very tokens of its last turn, as a real one does.
+"""
+
+import json
+import zlib
+from collections.abc import Sequence
+from typing import Any, cast
+
+TOKEN_CHARS = 4
+
+_TOKENS = (
+    " the",
+    " sun",
+    " and",
+    " sea",
+    " are",
+    " old",
+    " but",
+    " new",
+    " day",
+    " has",
+    " one",
+    " sky",
+    " for",
+)
+_STRIDE = 7  # which has no factor in common with their number, so that an answer uses all of them
+
+
+def chat_text(body: dict[str, Any]) -> str:
+    """The prompt that a chat's tools and messages make, up to where the answer begins."""
+    parts = [json.dumps(body["tools"])] if body.get("tools") else []
+    for message in body["messages"]:
+        parts += [f"<{message.get('role')}>", _content(message.get("content"))]
+        if message.get("tool_calls"):
+            parts.append(json.dumps(message["tool_calls"]))
+    return "".join(_padded(part) for part in [*parts, "<assistant>"])
+
+
+def prompt_texts(prompt: Any) -> list[str]:  # noqa: ANN401  as JSON has it
+    """The prompts of a completion: a text, several, tokens, or several rows of tokens."""
+    if isinstance(prompt, str):
+        return [prompt]
+    rows = cast("list[Any]", prompt)
+    if all(isinstance(row, int) for row in rows):
+        return [_tokens_text(rows)]
+    return [row if isinstance(row, str) else _tokens_text(row) for row in rows]
+
+
+def tokens_in(text: str) -> int:
+    """How many tokens a text has, at least 1."""
+    return max(1, -(-len(text) // TOKEN_CHARS))
+
+
+def block_names(text: str, block_size: int) -> list[int]:
+    """The names of a text's full blocks: each is a hash of all of the text up to the block's end."""
+    chars = block_size * TOKEN_CHARS
+    names: list[int] = []
+    name = 0
+    for end in range(chars, len(text) + 1, chars):
+        name = hash((name, text[end - chars : end]))
+        names.append(name)
+    return names
+
+
+def answer_tokens(prompt: str, choice: int, count: int) -> list[str]:
+    """The tokens of the answer to a prompt: the same for the same prompt and choice, and otherwise others."""
+    first = zlib.crc32(prompt.encode()) + choice
+    return [_TOKENS[(first + index * _STRIDE) % len(_TOKENS)] for index in range(count)]
+
+
+def _content(content: Any) -> str:  # noqa: ANN401  as JSON has it
+    if isinstance(content, str):
+        return content
+    return json.dumps(content) if content else ""
+
+
+def _tokens_text(tokens: Sequence[int]) -> str:
+    return "".join(f"{token % 0x10000:04x}" for token in tokens)
+
+
+def _padded(text: str) -> str:
+    return text + " " * (-len(text) % TOKEN_CHARS)
