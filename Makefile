@@ -16,8 +16,10 @@ setup: $(READY) ## make .venv with the locked dependencies and the muster comman
 run: $(READY) ## run engine, proxy and agent on 127.0.0.1 (Ctrl-C stops all)
 	@exec $(BIN)/muster up
 
-test: $(READY) ## run every test that needs no GPU
-	@$(BIN)/python -m pytest $(PYTEST_ARGS)
+test: $(READY) ## run every test that needs no GPU; the batching library's must cover each of its branches
+	@$(BIN)/coverage run -m pytest tests/batching $(PYTEST_ARGS)
+	@$(BIN)/coverage report
+	@$(BIN)/python -m pytest tests --ignore tests/batching $(PYTEST_ARGS)
 
 check: $(READY) ## check format, lint, types and import rules
 	@$(BIN)/ruff format --check .
