@@ -12,7 +12,7 @@ from muster_batching.limits import FixedLimit, Limit, LimitPolicy, Load
 from muster_batching.policy import Policy, WaitingLimits
 from muster_batching.samples import EngineSample
 from muster_batching.scheduler import Scheduler
-from muster_batching.testing.engine import EngineModel, EngineProfile
+from muster_batching.testing import EngineModel, EngineProfile
 from muster_batching.testing.simulation import (
     Call,
     Conditions,

@@ -36,11 +36,11 @@ from dataclasses import dataclass
 from muster_batching.errors import ClockWentBackError
 from muster_batching.samples import EngineSample
 from muster_batching.testing.kv_blocks import Holding, KvBlocks
-from muster_batching.testing.profiles import CPU_135M, H200_8B, EngineProfile
+from muster_batching.testing.profiles import EngineProfile
 from muster_batching.testing.sequences import Decoding, EngineRequest, Rank, Sequence
 from muster_batching.testing.stretch import Stretch
 
-__all__ = ["CPU_135M", "H200_8B", "EngineModel", "EngineProfile", "EngineRequest", "Finished", "FirstToken"]
+__all__ = ["EngineModel", "EngineRequest", "Finished", "FirstToken"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,5 +1,6 @@
 """What engines the model of an engine can be: how big, and how long a step takes."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -91,3 +92,6 @@ CPU_135M = EngineProfile(
     attention_s=1.6e-7,
     block_size=128,
 )
+
+PROFILES: Mapping[str, EngineProfile] = {"h200-8b": H200_8B, "cpu-135m": CPU_135M}
+"""By name."""

@@ -12,7 +12,7 @@ from typing import Any, cast
 from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 
-from muster_batching.testing.engine import CPU_135M, H200_8B, EngineProfile
+from muster_batching.testing import PROFILES
 from muster_batching.testing.simulation import Record
 from muster_observability import server
 from muster_observability.server import ExitCode
@@ -23,8 +23,6 @@ from muster_proxy.bench.labs import BenchmarkError, Lab
 from muster_proxy.bench.over_http import HttpLab
 from muster_proxy.bench.simulated import SimulatedLab
 from muster_proxy.bench.workloads import AgentShape, Mix
-
-PROFILES: Mapping[str, EngineProfile] = {"h200-8b": H200_8B, "cpu-135m": CPU_135M}
 
 REAL_LENGTHS = 0.25
 """An engine that is at hand is most often a small one: its contexts are short, and its user's time is too."""
@@ -119,16 +117,23 @@ def _setting(options: dict[str, Any]) -> _Setting:
     Raises:
         BenchmarkError: They name two places, or a profile that does not exist.
     """
-    is_simulated = options.pop("simulate", False)
-    upstream = options.pop("upstream", None)
+    upstream, profile = options.pop("upstream", None), options.pop("profile", None)
+    check_place(upstream, profile, is_simulated=options.pop("simulate", False))
+    return _Setting(upstream, profile, options.pop("model", None), options.pop("json"), options.pop("plot"))
+
+
+def check_place(upstream: str | None, profile: str | None, *, is_simulated: bool) -> None:
+    """Check the options that say where a benchmark runs.
+
+    Raises:
+        BenchmarkError: They name two places, or a profile that does not exist.
+    """
     if is_simulated and upstream is not None:
         raise BenchmarkError(
             "--upstream and --simulate exclude each other: a run is on a real engine or a simulated one"
         )
-    profile = options.pop("profile", None)
     if profile is not None and profile not in PROFILES:
         raise BenchmarkError(f"--profile: expected one of {', '.join(PROFILES)}, got {profile!r}")
-    return _Setting(upstream, profile, options.pop("model", None), options.pop("json"), options.pop("plot"))
 
 
 def drawing() -> Callable[[bytes, Path], None]:

@@ -39,11 +39,14 @@ class Trial(Output):
     seed: Annotated[int, typer.Option(help="Of all that is drawn.")] = 7
 
 
+_Profile = Annotated[str, typer.Option(help="The simulated engine: h200-8b or cpu-135m.")]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Simulation(Trial):
     """What a benchmark on a simulated engine has."""
 
-    profile: Annotated[str, typer.Option(help="The simulated engine: h200-8b or cpu-135m.")] = "h200-8b"
+    profile: _Profile = "h200-8b"
     lengths: Annotated[
         float | None,
         typer.Option(
@@ -231,6 +234,10 @@ class SeedOptions(Output):
             show_default=False,
         ),
     ] = None
+    simulate: Annotated[
+        bool, typer.Option("--simulate", help="Run on a model of an engine, which answers over HTTP.")
+    ] = False
+    profile: _Profile = "h200-8b"
     model: Annotated[
         str | None, typer.Option(help="A model of the upstream. [its first]", show_default=False)
     ] = None

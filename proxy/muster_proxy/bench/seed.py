@@ -19,7 +19,7 @@ from rich.table import Table
 from muster_observability import server
 from muster_observability.server import ExitCode
 from muster_proxy.bench import servers, ways
-from muster_proxy.bench.benchmark import drawing
+from muster_proxy.bench.benchmark import check_place, drawing
 from muster_proxy.bench.figures import Figure, percentile
 from muster_proxy.bench.labs import BenchmarkError
 from muster_proxy.bench.ways import Result, Target
@@ -42,6 +42,8 @@ class Plan:
     """What the command's options ask for; their meaning is in its help."""
 
     upstream: str | None
+    simulate: bool
+    profile: str
     model: str | None
     requests: int
     rounds: int
@@ -70,6 +72,7 @@ def run_seed(plan: Plan, json_file: Path | None, plot_file: Path | None) -> Exit
     """Run the comparison, print its table, and write its figures to the files that there are."""
     console = Console(stderr=True)
     try:
+        check_place(plan.upstream, plan.profile, is_simulated=plan.simulate)
         draw = drawing() if plot_file is not None else None
         with _upstream(plan) as (url, limit):
             target = asyncio.run(ways.find_target(url, plan.model))
@@ -115,9 +118,13 @@ def _share(rows: list[Row]) -> float:
 
 @contextlib.contextmanager
 def _upstream(plan: Plan) -> Generator[tuple[str, int | None]]:
-    """The engine's URL, and Muster's limit for it; starts the embedded engine where none is given."""
+    """The engine's URL, and Muster's limit for it; where none is given, an engine is started."""
     if plan.upstream is not None:
         yield plan.upstream, plan.limit
+        return
+    if plan.simulate:
+        with servers.modelled_engine(plan.profile) as url:
+            yield url, plan.limit
         return
     engine = EngineSettings()
     prepare_weights(engine, None)

@@ -30,16 +30,30 @@ def free_port() -> int:
         return port
 
 
-@contextlib.contextmanager
-def muster(*arguments: str, ready_path: str) -> Generator[str]:
+def muster(*arguments: str, ready_path: str) -> contextlib.AbstractContextManager[str]:
     """Run a `muster` command that serves; the block has its URL once `ready_path` answers 200.
 
     Raises:
         ServerFailedError: It ended, or was not ready in time.
     """
+    return _served(f"muster {arguments[0]}", "muster_proxy", *arguments, ready_path=ready_path)
+
+
+def modelled_engine(profile: str) -> contextlib.AbstractContextManager[str]:
+    """Run the model of an engine at its own pace; the block has its URL.
+
+    Raises:
+        ServerFailedError: It ended, or was not ready in time.
+    """
+    module = "muster_proxy.testing"
+    return _served("the modelled engine", module, "--profile", profile, ready_path="/health")
+
+
+@contextlib.contextmanager
+def _served(name: str, module: str, *arguments: str, ready_path: str) -> Generator[str]:
     port = free_port()
     url = f"http://{server.LOOPBACK}:{port}"
-    command = [sys.executable, "-m", "muster_proxy", *arguments, "--port", str(port)]
+    command = [sys.executable, "-m", module, *arguments, "--port", str(port)]
     with tempfile.TemporaryFile() as log:
         # It ends when its standard input does, so also if this process is killed.
         environment = {**os.environ, server.SUPERVISED_VARIABLE: "1"}
@@ -47,7 +61,7 @@ def muster(*arguments: str, ready_path: str) -> Generator[str]:
             command, stdin=subprocess.PIPE, stdout=log, stderr=log, env=environment
         )
         try:
-            _wait_until_ready(process, url + ready_path, f"muster {arguments[0]}", log)
+            _wait_until_ready(process, url + ready_path, name, log)
             yield url
         finally:
             _stop(process)

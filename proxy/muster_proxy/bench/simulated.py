@@ -4,7 +4,7 @@ import time
 
 from muster_batching.policy import Policy
 from muster_batching.scheduler import Scheduler
-from muster_batching.testing.engine import EngineModel, EngineProfile
+from muster_batching.testing import EngineModel, EngineProfile
 from muster_batching.testing.simulation import Conditions, Metrics, simulate
 from muster_batching.tickets import UpstreamId
 from muster_proxy.bench.labs import Meter, Scripts, Seen, Way

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from muster_batching.testing.engine import EngineProfile
+from muster_batching.testing import EngineProfile
 from muster_batching.testing.simulation import Call, Record, Script, Start, Think
 from muster_batching.tickets import RequestClass, SessionId, TenantId
 from muster_proxy.bench.labs import BenchmarkError

@@ -82,3 +82,25 @@ def test_every_way_has_the_same_work() -> None:
     assert min(each.max_tokens for each in one) >= 10
     assert max(each.max_tokens for each in one) <= 150
     assert not {each.prompt for each in one} & {each.prompt for each in two}
+
+
+def test_the_original_comparison_runs_on_a_modelled_engine(tmp_path: Path) -> None:
+    """The modelled engine is started for it, and answers over HTTP: every way is the real one."""
+    figures = tmp_path / "figures.json"
+    command = ["bench", "seed", "--simulate", "--requests", "4", "--json", str(figures)]
+    subprocess.run([sys.executable, "-m", "muster_proxy", *command], capture_output=True, check=True)
+    found = json.loads(figures.read_text())
+
+    assert len(found["rows"]) == 5
+    assert all(row["requests_per_s"] > 0 for row in found["rows"])
+
+
+def test_a_run_has_one_place() -> None:
+    """A real engine or a modelled one."""
+    command = ["bench", "seed", "--simulate", "--upstream", "http://127.0.0.1:9"]
+    done = subprocess.run(
+        [sys.executable, "-m", "muster_proxy", *command], capture_output=True, text=True, check=False
+    )
+
+    assert done.returncode == 1
+    assert "--upstream and --simulate exclude each other" in done.stderr
