@@ -28,6 +28,7 @@ from muster_batching import (
     UpstreamId,
     UpstreamReport,
 )
+from muster_batching.samples import CALM
 from muster_observability import logs
 from muster_proxy import engine_metrics
 from muster_proxy.client import UpstreamClient
@@ -183,11 +184,17 @@ class Upstreams:
         while True:
             self._hear(upstream, await _sample_of(upstream, client))
             if upstream.metered.is_set():
-                await asyncio.sleep(self._scrape_interval_s)
+                await self._until_next_reading()
             else:
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(WITHOUT_METRICS * self._scrape_interval_s):
                         await upstream.metered.wait()
+
+    async def _until_next_reading(self) -> None:
+        for _ in range(CALM):
+            await asyncio.sleep(self._scrape_interval_s)
+            if self._scheduler.scheduler.waiting:
+                return
 
     def _hear(self, upstream: Upstream, sample: EngineSample | None) -> None:
         if upstream.is_sampled != (sample is not None):

@@ -10,6 +10,7 @@ import pytest
 
 from muster_batching import (
     Action,
+    AimdLimit,
     ClockWentBackError,
     Dispatch,
     DuplicateTicketError,
@@ -171,6 +172,21 @@ def test_a_raised_limit_is_filled_at_once() -> None:
     timeline.report(EAST, serving("chat", limit=3))
 
     assert timeline.log == [(0.0, sent("a", "east")), (1.0, sent("b", "east")), (1.0, sent("c", "east"))]
+
+
+def test_only_answers_that_someone_waits_for_raise_a_limit() -> None:
+    """A slot that goes to the last who waits is the end of that: what is answered then shows no need of more."""
+    timeline = start()
+    timeline.report(EAST, UpstreamReport(AimdLimit(initial=4), frozenset({PoolId("chat")}), available=True))
+    for name in "abcdefgh":
+        timeline.submit(ticket(name))
+    for name in "abcd":
+        timeline.finish(TicketId(name), Outcome.COMPLETED)
+    slots_while_waited_for = timeline.scheduler.slots_on(EAST)
+    for name in "efgh":
+        timeline.finish(TicketId(name), Outcome.COMPLETED)
+
+    assert (slots_while_waited_for, timeline.scheduler.slots_on(EAST)) == (4, 4)
 
 
 def test_a_new_upstream_takes_from_the_queue() -> None:

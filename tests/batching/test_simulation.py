@@ -244,6 +244,7 @@ def test_the_schedulers_time_is_measured() -> None:
 class Watching:
     """A fixed limit that keeps what it is told."""
 
+    most: int
     seen: list[tuple[float, EngineSample]] = field(default_factory=list[tuple[float, EngineSample]])
     begun: list[int] = field(default_factory=list[int])
 
@@ -257,10 +258,10 @@ class _Watch:
         self._watching = watching
 
     def slots(self) -> int:
-        return 8
+        return self._watching.most
 
     def capacity(self) -> int:
-        return 8
+        return self._watching.most
 
     def probe(self) -> int:
         return 0
@@ -273,12 +274,12 @@ class _Watch:
         pass
 
 
-def watched(metrics: Metrics) -> Watching:
-    """What a scheduler gets to see while two answers of 8 s and one that waits are under way."""
+def watched(metrics: Metrics, most: int = 8) -> Watching:
+    """What a scheduler gets to see while two answers of 8 s are under way and one waits, for a slot if `most` is 2."""
     policy: LimitPolicy
-    policy = watching = Watching()
+    policy = watching = Watching(most)
     eight = Call(input_tokens=10, output_tokens=8)
-    conditions = Conditions(metrics=metrics, sample_every_s=2.0, limit=policy)
+    conditions = Conditions(metrics=metrics, sample_every_s=0.5, limit=policy)
     simulate([(0.0, client(eight)) for _ in range(3)], {A: EngineModel(SLOW)}, Scheduler(), conditions)
     return watching
 
@@ -292,11 +293,18 @@ HONEST = [(0.0, 2), (2.0, 1), (4.0, 1), (6.0, 1), (8.0, 0), (10.0, 0), (12.0, 0)
 
 
 def test_honest_metrics_are_the_engines() -> None:
-    """Read at the start and every so often, with what has begun by then."""
+    """Read at the start and every 2 s, with what has begun by then."""
     watching = watched("honest")
 
     assert queues(watching) == HONEST
     assert watching.begun == [0, 2, 2, 2, 1, 1, 1, 1, 0]
+
+
+def test_metrics_are_read_more_often_while_something_waits() -> None:
+    """Every 0.5 s until the third has its slot, just before 8 s; then every 2 s."""
+    times_s = [now_s for now_s, _ in watched("honest", most=2).seen]
+
+    assert times_s[:18] == [*(number / 2 for number in range(16)), 9.5, 11.5]
 
 
 @pytest.mark.parametrize(

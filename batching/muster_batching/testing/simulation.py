@@ -24,7 +24,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final, Literal, TypeAlias
 
 from muster_batching.limits import EngineQueueLimit, LimitPolicy
-from muster_batching.samples import EngineSample
+from muster_batching.samples import CALM, EngineSample
 from muster_batching.scheduler import Scheduler
 from muster_batching.testing.engine import EngineModel, EngineRequest, Finished, FirstToken
 from muster_batching.tickets import (
@@ -157,7 +157,7 @@ class Conditions:
     Attributes:
         until_s: It stops there; what is under way stays unfinished.
         metrics: What the scheduler sees of the engines.
-        sample_every_s: Seconds between two readings of an engine's metrics.
+        sample_every_s: Seconds between two readings of an engine's metrics; `CALM` times as many while nothing waits.
         limit: The limit of each engine.
         stopwatch: Reads a real clock in seconds, for the time that the scheduler takes.
         on_end: Called with the record of each call that ended.
@@ -233,6 +233,7 @@ class _Run:
         self._in_flight = dict.fromkeys(engines, 0)
         self._flights: dict[TicketId, _Flight] = {}
         self._frozen: dict[UpstreamId, EngineSample] = {}
+        self._unread = CALM - 1
         self._due: list[tuple[float, int, Callable[[Any], None], Any]] = []
         self._set_down = 0  # orders what is due at one moment
         self._clients = 0
@@ -431,16 +432,22 @@ class _Run:
 
     def _scrape(self, scheduler: Scheduler) -> None:
         self._at(self._now_s + self._conditions.sample_every_s, self._scrape, scheduler)
-        for upstream_id, engine in self._engines.items():
-            self._advance(engine, upstream_id)  # its steps that nothing was to be told of
-            sample = self._shown(upstream_id, engine.sample())
-            if sample is not None:
-                self._carry_out(self._ask(scheduler.sample, upstream_id, sample))
+        self._unread += 1
+        if scheduler.waiting or self._unread >= CALM:
+            self._unread = 0
+            self._read(scheduler)
         # A proxy tells of every event of a stream; four times a second is as good to a scheduler, and cheaper.
         for ticket_id, flight in list(self._flights.items()):
             if flight.record.first_token_s is not None and flight.record.upstream is not None:
                 tokens = self._engines[flight.record.upstream].tokens_of(ticket_id)
                 self._tell_progress(ticket_id, flight, tokens)
+
+    def _read(self, scheduler: Scheduler) -> None:
+        for upstream_id, engine in self._engines.items():
+            self._advance(engine, upstream_id)  # its steps that nothing was to be told of
+            sample = self._shown(upstream_id, engine.sample())
+            if sample is not None:
+                self._carry_out(self._ask(scheduler.sample, upstream_id, sample))
 
     def _shown(self, upstream_id: UpstreamId, sample: EngineSample) -> EngineSample | None:
         """What a scheduler gets to see of an engine's sample."""
