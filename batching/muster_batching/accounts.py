@@ -172,6 +172,12 @@ class TenantAccounts:
         used, share = account.in_flight * self._weight_present, self._in_flight * account.weight
         return used > (share if len(self._seen) > self._backlogged else FAR_OVER * share)
 
+    def next_absence_s(self, now_s: float) -> float:
+        """When the next of the tenants that are present is so no more; infinite if none is."""
+        self._forget_absent(now_s)
+        seen_s, _ = next(iter(self._seen.values()), (math.inf, 0.0))
+        return seen_s + PRESENCE_S
+
     @property
     def backlogged(self) -> int:
         """How many tenants have tickets waiting."""
@@ -237,7 +243,7 @@ class TenantAccounts:
     def _forget_absent(self, now_s: float) -> None:
         while self._seen:
             tenant, (seen_s, weight) = next(iter(self._seen.items()))
-            if now_s - seen_s < PRESENCE_S:
+            if now_s < seen_s + PRESENCE_S:
                 return
             del self._seen[tenant]
             self._weight_present = self._weight_present - weight if self._seen else 0.0

@@ -26,7 +26,8 @@ class Load:
         begun: Of these, requests whose first token has come: they run, whatever the engine's metrics say.
         unseen: Dispatches since the last sample was taken: the engine may not have counted them yet.
         moved: First tokens and ends since the last sample: the engine has ended steps.
-        prompt_tokens: Of those in flight that will tell of their first token and have not yet.
+        prompts: Of those in flight, requests that will tell of their first token and have not yet.
+        prompt_tokens: Of these.
         is_limiting: Whether tickets wait for its slots.
     """
 
@@ -34,6 +35,7 @@ class Load:
     begun: int = 0
     unseen: int = 0
     moved: int = 0
+    prompts: int = 0
     prompt_tokens: int = 0
     is_limiting: bool = False
 
@@ -45,8 +47,8 @@ class Limit(Protocol):
         """The most requests in flight, 1 or more."""
         ...
 
-    def capacity(self) -> int:
-        """How many of them the engine runs at once, as far as is known, 1 or more; the rest queue in it."""
+    def capacity(self) -> int | None:
+        """How many of them the engine runs at once, 1 or more; the rest queue in it. None while that is not known."""
         ...
 
     def probe(self) -> int:
@@ -160,8 +162,8 @@ class _Aimd:
     def slots(self) -> int:
         return int(self.exact)
 
-    def capacity(self) -> int:
-        return int(self.exact)
+    def capacity(self) -> int | None:
+        return None
 
     def probe(self) -> int:
         return 0
@@ -191,18 +193,22 @@ class EngineQueueLimit:
     *Capacity* is how many requests the engine runs at once. On a sample (`r` running, `w` waiting, `f` of ours in
     flight, `b` of ours begun, `u` of ours dispatched since the sample before):
 
-        queued  = w - u > 0 while r does not rise, twice in a row:  requests wait there that were sent more than a
-                  sample ago, and not for prompts to be computed; what was sent since may only wait for the step
-                  under way to end
-        running = max(b, f - w * f / (r + w)): ours that run, the engine's queue shared out in proportion
-        hit     = w > 0 and r is the highest of the last 8 samples, for the third time: a ceiling
+        running = max(b, min(r, f - w * f / (r + w))): ours that run, the engine's queue shared out in proportion
+        queued  = w - u > 0 while r does not rise, twice in a row: requests wait there that were sent more than a
+                  sample ago, and not for prompts to be computed
+        short   = w > 0 in this and two more of the last 8 samples, with so few prompts to compute (fewer tokens than
+                  `STEP_PROMPT_TOKENS`) that these wait for a place
         if running > capacity:          capacity = running
-        else, if queued or hit:         capacity += FOLLOW * (running - capacity)
+        else, if queued or short:       capacity += FOLLOW * (the most running in the last 8 samples - capacity)
+
+    Engines make their metrics when a step ends (vLLM 0.32 does): of what came since they tell nothing, and an answer
+    that has ended is out of the batch while nobody has its place. A sample before which none of ours began or ended
+    is therefore passed over: the engine may still be in the same step, which may take seconds.
 
     The margin keeps the engine from idling between a completion and our next dispatch. Where tickets wait because
-    room is kept for others (`Upstream.takes`), capacity is probed: for the time of a sample they may use one slot
-    more than it, twice as much after each probe that finds room, up to the margin; after one that finds none the
-    next is put off, twice as long each time.
+    room is kept for others (`Upstream.takes`), capacity is probed: until the engine runs more or queues they may use
+    one slot more than it, twice as much after each probe that finds room, up to the margin; after one that finds none
+    the next is put off, twice as long each time.
 
     *Belief*: metrics may be old, untrue, or about a queue that is not ours. A queue of more requests than are in
     flight here is not ours: giving the engine less would not shorten it. An engine that several times tells of
@@ -239,6 +245,9 @@ class EngineQueueLimit:
         return _EngineQueue(self)
 
 
+STEP_PROMPT_TOKENS = 2_048
+"""Every engine computes so many tokens of prompts in a step: it is vLLM's least `max_num_batched_tokens` by default."""
+
 FOLLOW = 0.2
 HEED = 0.75
 STALE_S = 10.0
@@ -249,7 +258,7 @@ PREEMPTED = 0.9
 LEAST_PROBE_S, MOST_PROBE_S = 1.0, 64.0
 _GROWTH = 20
 _MOST_MARGIN = 32
-_WINDOW, _HITS = 8, 3
+_WINDOW, _TIMES_SHORT = 8, 3
 _SILENT_SAMPLES = 4
 _FEW = 4
 
@@ -263,22 +272,32 @@ class _Test:
     slots: float
 
 
-class _Ceiling:
-    """Notices an engine that runs as many requests as it can, by how often it runs exactly that many.
-
-    A short queue alone does not tell: requests also wait for the step under way to end. But where nothing keeps
-    the number of running requests from rising, it seldom is just the highest of `_WINDOW` samples again and again.
-    """
+class _Recent:
+    """The last samples that told something new."""
 
     def __init__(self) -> None:
-        self._samples: deque[EngineSample] = deque(maxlen=_WINDOW)
+        self._running: deque[float] = deque(maxlen=_WINDOW)
+        self._is_short: deque[bool] = deque(maxlen=_WINDOW)
 
-    def is_hit(self, sample: EngineSample) -> bool:
-        """Take in a sample; tell whether it shows a ceiling."""
-        self._samples.append(sample)
-        highest = max(each.running for each in self._samples)
-        hits = sum(each.running == highest and each.waiting > 0 for each in self._samples)
-        return sample.running == highest and sample.waiting > 0 and hits >= _HITS
+    def take(self, sample: EngineSample, load: Load) -> None:
+        """Take in one."""
+        self._running.append(_running(sample, load))
+        self._is_short.append(sample.waiting > 0 and load.prompt_tokens < STEP_PROMPT_TOKENS)
+
+    @property
+    def running(self) -> float:
+        """How many of ours the engine ran in the latest."""
+        return self._running[-1]
+
+    @property
+    def most_running(self) -> float:
+        """The most that it ran in one: the others were taken just after an answer had ended."""
+        return max(self._running)
+
+    @property
+    def is_short(self) -> bool:
+        """Whether requests wait for a place again and again, and now."""
+        return self._is_short[-1] and sum(self._is_short) >= _TIMES_SHORT
 
 
 class _EngineQueue:
@@ -290,7 +309,7 @@ class _EngineQueue:
         self._capacity: float | None = None
         self._was_queued = False
         self._last_running = 0
-        self._ceiling = _Ceiling()
+        self._recent = _Recent()
         self._silent_samples = 0
         self._sampled_s = -math.inf
         self._believed_from_s = -math.inf
@@ -302,9 +321,8 @@ class _EngineQueue:
     def slots(self) -> int:
         return int(self._aimd.exact)
 
-    def capacity(self) -> int:
-        known = self._aimd.exact if self._capacity is None else min(self._capacity, self._aimd.exact)
-        return max(1, int(known))
+    def capacity(self) -> int | None:
+        return None if self._capacity is None else max(1, int(min(self._capacity, self._aimd.exact)))
 
     def probe(self) -> int:
         return self._probe.extra
@@ -313,21 +331,20 @@ class _EngineQueue:
         self._sampled_s = now_s
         if sample.waiting > load.in_flight:
             self._believed_from_s = max(self._believed_from_s, now_s + FOREIGN_S)
-        if now_s < self._believed_from_s or self._is_silent(sample, load, now_s):
+        # Engines make their metrics when a step ends: where nothing has moved, the sample tells nothing new.
+        if load.moved == 0 or now_s < self._believed_from_s or self._is_silent(sample, load, now_s):
             return
-        running = _running(sample, load)
-        # Where nothing has moved the engine may still be in the same step, and the sample tells nothing new.
-        has_moved = load.moved > 0
-        is_queued = has_moved and sample.waiting > load.unseen and sample.running <= self._last_running
-        is_at_ceiling = has_moved and self._ceiling.is_hit(sample)
+        self._recent.take(sample, load)
+        running = self._recent.running
+        is_queued = sample.waiting > load.unseen and sample.running <= self._last_running
         self._last_running = sample.running
-        self._probe.ends(running, load, self._capacity)
+        self._probe.judge(sample, load, running, self._capacity)
         if now_s < self._lowered_until_s:
             pass  # what runs now was sent before the capacity was lowered
         elif self._capacity is not None and running > self._capacity:
             self._capacity = running
             self._test = None
-        elif is_at_ceiling or (is_queued and self._was_queued):
+        elif self._recent.is_short or (is_queued and self._was_queued):
             self._engine_queues(sample, load, now_s)
         elif sample.waiting == 0:
             self._engine_runs_all(load, now_s)
@@ -359,13 +376,14 @@ class _EngineQueue:
     def _disbelieve(self, now_s: float) -> None:
         self._believed_from_s = now_s + DISBELIEF_S
         self._was_queued = False
+        self._recent = _Recent()
         if self._test is not None:
             self._aimd.exact = self._test.slots
             self._capacity = None
             self._test = None
 
     def _engine_queues(self, sample: EngineSample, load: Load, now_s: float) -> None:
-        running = _running(sample, load)
+        running = self._recent.most_running
         if not self._is_heeded(sample, load):
             self._disbelieve(now_s)
         elif self._capacity is None:
@@ -424,11 +442,15 @@ class _Probe:
             self._next_s = now_s + self._every_s
             self.extra = min(self._step, _margin(capacity))
 
-    def ends(self, running: float, load: Load, capacity: float | None) -> None:
-        """Judge the probe under way: it found room if more run now."""
-        if self.extra and capacity is not None and load.in_flight > capacity:
+    def judge(self, sample: EngineSample, load: Load, running: float, capacity: float | None) -> None:
+        """Judge the probe under way: it found room if more run now, and none if the engine queues."""
+        if not self.extra or capacity is None:
+            return
+        if running > capacity or sample.waiting > 0:
             self._judge(found_room=running > capacity)
-        self.extra = 0
+            self.extra = 0
+        elif load.in_flight <= capacity:
+            self.extra = 0
 
     def _judge(self, *, found_room: bool) -> None:
         if found_room:
@@ -441,7 +463,7 @@ class _Probe:
 def _running(sample: EngineSample, load: Load) -> float:
     """How many of ours the engine runs."""
     queue = sample.waiting * load.in_flight / max(1, sample.running + sample.waiting)
-    return max(1.0, float(load.begun), load.in_flight - queue)
+    return max(1.0, float(load.begun), min(sample.running, load.in_flight - queue))
 
 
 def _margin(capacity: float) -> int:

@@ -284,7 +284,7 @@ class Scheduler:
         return self._abandon(self._upstreams.remove(upstream_id))
 
     def wake(self, *, now_s: float) -> list[Action]:
-        """Turn away the tickets that have waited too long, and end the holds that are due.
+        """Turn away the tickets that have waited too long, end the holds that are due, and give up room that is kept.
 
         No other input turns away for that reason: a slot that comes free before a late `wake` is given to the
         ticket all the same.
@@ -300,6 +300,9 @@ class Scheduler:
         for pool in self._room.pools():
             if len(pool.holds):
                 actions += self._admit_held(pool)
+            if len(pool.order):  # those for whom room was kept may be there no more
+                for upstream in self._upstreams.of(pool.id):
+                    actions += self._refill(upstream)
         return actions
 
     # What it knows
@@ -312,6 +315,8 @@ class Scheduler:
         for pool in self._room.pools():
             if pool.holds_due_s is not None:
                 due_s = min(due_s, pool.holds_due_s)
+            if len(pool.order) and any(each.has_room for each in self._upstreams.of(pool.id)):
+                due_s = min(due_s, *(each.next_absence_s(self._now_s) for each in pool.accounts.values()))
         return due_s
 
     def waits_for(self, ticket_id: TicketId) -> WaitReason | None:
@@ -448,7 +453,7 @@ class Scheduler:
         for each in CLASSES:
             if each is request_class:
                 return False
-            if self._now_s - pool.accounts[each].seen_s < PRESENCE_S:
+            if self._now_s < pool.accounts[each].seen_s + PRESENCE_S:
                 return True
         raise AssertionError  # pragma: no cover  it is one of the classes
 

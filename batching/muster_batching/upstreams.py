@@ -21,6 +21,12 @@ prompt to be computed waits better here, where it has an order. A step computes 
 vLLM's `max_num_batched_tokens`, 8,192 on most GPUs: the first number keeps it full. The second keeps a step short
 for whoever comes during it. Both are of requests that tell of their first token (`Ticket.is_stream`)."""
 
+FIRST_PROMPTS = 16
+"""While a capacity is not known, no more requests may be in an engine whose first token has not come than this or
+than have begun, whichever is more: TCP's slow start (RFC 5681). An engine that can run more doubles what it is given
+with each turn of prompts and is computing prompts all the while; one that cannot is not given a long queue that
+whoever comes then stands behind."""
+
 AFFINITY_SLACK = 0.25
 """A session stays with its upstream while that has a free slot and is loaded at most this much more than the
 least loaded one: about what a prefix that need not be computed again saves of a turn."""
@@ -84,23 +90,31 @@ class Upstream:
     def takes(self, *, is_filling: bool) -> bool:
         """Whether it takes one more request.
 
-        Up to its slots; a filling one (less urgent than others who are present, or of a tenant that has its
-        share) only up to its capacity less the headroom, so that those find a place in the engine's batch and not
-        in its queue: `capacity - round(HEADROOM * capacity)`, and always 1, but for a probe of the limit's.
+        Up to its slots, and not while too many prompts are not yet begun. A filling one (less urgent than others who
+        are present, or of a tenant that has its share) only up to its capacity less the headroom, so that those find
+        a place in the engine's batch and not in its queue: `capacity - round(HEADROOM * capacity)`, and always 1, but
+        for a probe of the limit's.
         """
-        if self.load.prompt_tokens >= (FILL_PROMPT_TOKENS if is_filling else MOST_PROMPT_TOKENS):
+        if not self._takes_prompts(FILL_PROMPT_TOKENS if is_filling else MOST_PROMPT_TOKENS):
             return False
         slots = self.limit.slots()
         if is_filling:
-            capacity = self.limit.capacity()
+            capacity = self.limit.capacity() or slots
             probe = self.limit.probe()
             filled = capacity + probe if probe else capacity - round(HEADROOM * capacity)
             slots = min(slots, max(1, filled))
         return self.load.in_flight < slots
 
+    def _takes_prompts(self, most_tokens: int) -> bool:
+        """Whether it takes another prompt: not if as many tokens, or too many prompts, are not yet begun."""
+        load = self.load
+        if load.prompt_tokens >= most_tokens:
+            return False
+        return load.prompts < max(FIRST_PROMPTS, load.begun) or self.limit.capacity() is not None
+
     def note_if_limiting(self, *, is_waiting: bool) -> None:
         """Note whether tickets wait for its slots; not if they wait for others' prompts to be computed."""
-        self.load.is_limiting = is_waiting and self.load.prompt_tokens < FILL_PROMPT_TOKENS
+        self.load.is_limiting = is_waiting and self._takes_prompts(FILL_PROMPT_TOKENS)
 
     def has_share_left(self, request_class: RequestClass, share: float) -> bool:
         """Whether a class holds less than this share of its slots; one is always within it."""
@@ -113,6 +127,7 @@ class Upstream:
         self.by_class[ticket.request_class] += 1
         if ticket.is_stream:
             self.load.prompt_tokens += ticket.input_tokens
+            self.load.prompts += 1
 
     def begin(self, ticket: Ticket) -> None:
         """Note that a request's first token has come."""
@@ -120,6 +135,7 @@ class Upstream:
         self.load.moved += 1
         if ticket.is_stream:
             self.load.prompt_tokens -= ticket.input_tokens
+            self.load.prompts -= 1
 
     def give_back(self, ticket: Ticket, *, has_begun: bool) -> None:
         """Give a slot back."""
@@ -130,6 +146,7 @@ class Upstream:
             self.load.begun -= 1
         elif ticket.is_stream:
             self.load.prompt_tokens -= ticket.input_tokens
+            self.load.prompts -= 1
 
 
 class Upstreams:

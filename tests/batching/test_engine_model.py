@@ -132,7 +132,10 @@ def test_no_more_than_max_num_seqs_run() -> None:
     engine = engine_with(STEADY, *(ask(name, 2, 3) for name in "abcd"))
 
     assert engine.advance(now_s=3.5)[-1] == Finished("a", 3.0, 0)
-    assert (engine.sample().running, engine.sample().waiting) == (3, 0)
+    assert (engine.sample().running, engine.sample().waiting) == (
+        2,
+        1,
+    )  # as the step ended that made a's last token
     assert ("first", "d", 4.0) in times(drain(engine))
 
 
@@ -154,8 +157,9 @@ def test_the_last_that_came_in_is_preempted_when_blocks_run_out() -> None:
     """It goes back to the head of the queue, and computes its prompt and its answer so far again."""
     engine = engine_with(STEADY, ask("a", 12, 9), ask("b", 16, 3), ask("c", 1, 1))
     before = engine.advance(now_s=2.5)
-    assert engine.sample() == EngineSample(1, 2, 0.5, 32, 1, 28, 0)
     assert (engine.tokens_of("a"), engine.tokens_of("b")) == (2, 1)
+    before += engine.advance(now_s=3.5)
+    assert engine.sample() == EngineSample(1, 2, 0.5, 32, 1, 28, 0)
 
     assert times(before + drain(engine)) == [
         ("first", "a", 1.0),
@@ -170,7 +174,7 @@ def test_the_last_that_came_in_is_preempted_when_blocks_run_out() -> None:
 def test_a_prompt_under_way_is_preempted_too() -> None:
     """It is last to come in, so it goes before those who decode; its prompt begins anew."""
     engine = engine_with(CHUNKED, ask("a", 3, 9), ask("b", 25, 1))
-    engine.advance(now_s=2.5)
+    engine.advance(now_s=3.5)
 
     assert engine.sample() == EngineSample(1, 1, 0.25, 32, 1, 28, 0)
     assert ("first", "b", 11.0) in times(drain(engine))
@@ -191,9 +195,10 @@ def test_priority_preempts_who_matters_least() -> None:
     profile = replace(STEADY, policy="priority")
     engine = engine_with(profile, ask("a", 12, 9, priority=3), ask("b", 16, 9, priority=2))
     engine.advance(now_s=2.5)
-
-    assert engine.sample() == EngineSample(1, 1, 0.625, 32, 1, 28, 0)
     assert (engine.tokens_of("a"), engine.tokens_of("b")) == (2, 1)
+
+    engine.advance(now_s=3.5)
+    assert engine.sample() == EngineSample(1, 1, 0.625, 32, 1, 28, 0)
 
 
 def test_the_next_turn_of_a_conversation_is_found_in_the_cache() -> None:
@@ -214,9 +219,11 @@ def test_requests_that_run_together_share_the_blocks_of_their_prefix() -> None:
     """The second of one step holds the first's blocks, which count once, and computes its own rest alone."""
     engine = engine_with(STEADY, ask("a", 4, 1), ask("b", 8, 3, [1, 2]), ask("c", 10, 3, [1, 2]))
     engine.advance(now_s=1.5)
+    assert engine.blocks.active == 3
 
-    assert (engine.sample().running, engine.blocks.active) == (2, 3)
-    assert [event.cached_tokens for event in drain(engine) if event.id == "c"] == [8, 8]
+    events = engine.advance(now_s=2.0)
+    assert engine.sample().running == 2
+    assert [event.cached_tokens for event in events + drain(engine) if event.id == "c"] == [8, 8]
 
 
 def test_a_prefix_that_a_request_computes_again_is_kept_once() -> None:
@@ -254,6 +261,7 @@ def test_blocks_that_nobody_can_find_take_room_in_the_cache_too() -> None:
 def test_usage_counts_active_blocks_alone() -> None:
     """What is only cached reads as free."""
     engine = engine_with(STEADY, ask("a", 16, 2, [1, 2, 3, 4]))
+    engine.advance(now_s=1.0)
     assert engine.sample().kv_usage == 0.5
 
     drain(engine)
@@ -294,8 +302,9 @@ def test_an_abort_in_the_queue() -> None:
     engine = engine_with(replace(STEADY, max_num_seqs=1), *(ask(name, 4, 2) for name in "abc"))
 
     assert engine.abort("b", now_s=0.5)
-    assert (engine.sample().running, engine.sample().waiting) == (1, 1)
-    assert times(drain(engine))[2:] == [("first", "c", 3.0), ("end", "c", 4.0)]
+    ends = engine.advance(now_s=1.0)
+    assert (engine.sample().running, engine.sample().waiting) == (1, 0)  # c came during the step that ended
+    assert times(ends + drain(engine))[2:] == [("first", "c", 3.0), ("end", "c", 4.0)]
 
 
 def test_an_abort_of_one_that_has_ended_or_never_was() -> None:
@@ -454,6 +463,8 @@ class StepByStep:
         self.running: list[Plain] = []
         self.events: list[Event] = []
         self.preemptions = 0
+        self.told = [(0.0, 0, 0)]
+        """When a step ended, and how many of those whom its scheduler knew then ran and waited."""
 
     def play(self) -> list[Event]:
         """Play to the end."""
@@ -496,9 +507,11 @@ class StepByStep:
         end_s += sum(tokens for _, tokens in chunks) * profile.prefill_s
         attended = (sum(range(each.computed + 1, each.computed + tokens + 1)) for each, tokens in chunks)
         end_s += sum(attended) * profile.attention_s
+        known = list(self.waiting)
         while self.calls and self.calls[0].at_s < end_s:
             self._hear(self.calls.pop(0))
         self._end([*((each, 1) for each in decoding), *chunks], end_s)
+        self.told.append((end_s, len(self.running), sum(each in self.waiting for each in known)))
         return end_s
 
     def _decode(self) -> tuple[list[Plain], bool]:
@@ -597,17 +610,22 @@ def test_the_model_agrees_with_a_play_of_every_step(
     """The same events at the same times, to the last bit, however often it is asked between them."""
     engine, plain = EngineModel(profile), StepByStep(profile, calls)
     events: list[Event] = []
+    seen: list[tuple[float, int, int]] = []
     moments: list[tuple[float, Call | None]] = [(call.at_s, call) for call in calls]
     moments += [(look / 64, None) for look in looks]
     for now_s, call in sorted(moments, key=lambda moment: moment[0]):
         if call is None:
             events += engine.advance(now_s=now_s)
+            seen.append((now_s, engine.sample().running, engine.sample().waiting))
         else:
             tell(engine, call)
     events += drain(engine)
 
     assert in_order(events) == in_order(plain.play())
     assert engine.sample().preemptions == plain.preemptions
+    assert [told[1:] for told in seen] == [
+        max(filter(lambda one: one[0] <= now_s, plain.told))[1:] for now_s, *_ in seen
+    ]
 
 
 FAMILIES = 3
@@ -644,5 +662,6 @@ def check_blocks(engine: EngineModel) -> None:
     sample = engine.sample()
     assert min(blocks.active, blocks.cached, blocks.available - blocks.cached) >= 0
     assert blocks.active + blocks.available == blocks.total
-    assert bool(blocks.active) == bool(sample.running)
-    assert sample.running <= engine.profile.max_num_seqs
+    assert blocks.active == 0 or engine.next_step_s() is not None
+    assert 0 <= sample.running <= engine.profile.max_num_seqs
+    assert sample.waiting >= 0

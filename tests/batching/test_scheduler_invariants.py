@@ -40,7 +40,7 @@ from muster_batching import (
 )
 from muster_batching.accounts import PRESENCE_S
 from muster_batching.testing import Timeline
-from muster_batching.upstreams import FILL_PROMPT_TOKENS
+from muster_batching.upstreams import FILL_PROMPT_TOKENS, FIRST_PROMPTS
 
 POOLS = [PoolId(name) for name in ("chat", "code", "embed")]
 UPSTREAMS = [UpstreamId(name) for name in ("east", "west", "north")]
@@ -314,7 +314,7 @@ class SchedulerMachine(RuleBasedStateMachine):
     def are_others_present(self, ticket: Ticket) -> bool:
         """Whether a request of a more urgent class, or of another tenant, came a short time ago."""
         return any(
-            self.timeline.clock() - self.submitted_s[other.id] < PRESENCE_S
+            self.timeline.clock() < self.submitted_s[other.id] + PRESENCE_S
             and (
                 CLASSES.index(other.request_class) < CLASSES.index(ticket.request_class)
                 or other.tenant != ticket.tenant
@@ -322,13 +322,14 @@ class SchedulerMachine(RuleBasedStateMachine):
             for other in self.submitted
         )
 
-    def prompts_on(self, upstream: UpstreamId) -> int:
-        """Sum the prompts that an upstream has not begun to answer, of those that tell."""
-        return sum(
+    def has_enough_prompts(self, upstream: UpstreamId) -> bool:
+        """Whether an upstream has enough prompts that it has not begun to answer, of those that tell."""
+        tokens = [
             flight.ticket.input_tokens
             for flight in self.in_flight.values()
             if flight.upstream == upstream and flight.ticket.is_stream and not flight.has_begun
-        )
+        ]
+        return sum(tokens) >= FILL_PROMPT_TOKENS or len(tokens) >= FIRST_PROMPTS
 
     @invariant()
     def each_ticket_has_one_end_or_is_on_its_way(self) -> None:
@@ -352,9 +353,7 @@ class SchedulerMachine(RuleBasedStateMachine):
                 case WaitReason.HEADROOM:
                     assert self.are_others_present(ticket)
                 case WaitReason.PROMPTS:
-                    assert all(
-                        self.prompts_on(one) >= FILL_PROMPT_TOKENS for one in self.with_room(ticket.pool)
-                    )
+                    assert all(map(self.has_enough_prompts, self.with_room(ticket.pool)))
                 case None:
                     raise AssertionError
 

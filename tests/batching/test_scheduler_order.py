@@ -29,6 +29,8 @@ from muster_batching import (
     WaitingLimits,
     WaitReason,
 )
+from muster_batching.accounts import PRESENCE_S
+from muster_batching.limits import LimitPolicy
 from muster_batching.testing import Timeline
 
 CHAT, CODE = PoolId("chat"), PoolId("code")
@@ -228,6 +230,63 @@ def test_the_end_of_a_request_that_never_began_frees_its_prompt() -> None:
     assert [action.ticket_id for _, action in timeline.log] == ["a", "b", "c", "d"]
 
 
+def flooded(limit: LimitPolicy, *, is_stream: bool = True) -> Timeline:
+    """Begin a timeline with an upstream whose engine is sent 100 short prompts at once."""
+    timeline = Timeline(Scheduler())
+    timeline.report(EAST, UpstreamReport(limit, frozenset({CHAT}), available=True))
+    for number in range(100):
+        timeline.submit(ticket(f"{number}", input_tokens=1, is_stream=is_stream))
+    return timeline
+
+
+def begin_all(timeline: Timeline) -> int:
+    """Let all that are in the engine begin their answers; return how many are in it then."""
+    for _, action in list(timeline.log):
+        timeline.progress(action.ticket_id, 1)
+    return timeline.scheduler.in_flight
+
+
+@pytest.mark.parametrize("limit", [AimdLimit(), EngineQueueLimit(initial=64)])
+def test_an_unknown_engine_is_given_twice_of_what_it_has_begun(limit: LimitPolicy) -> None:
+    """It starts with few prompts, and gets as many more as show that they run, up to its slots."""
+    timeline = flooded(limit)
+    in_flight = [timeline.scheduler.in_flight, begin_all(timeline), begin_all(timeline), begin_all(timeline)]
+
+    assert timeline.scheduler.waits_for(TicketId("99")) is WaitReason.AT_LIMIT
+    assert in_flight == [16, 32, 64, 64]
+
+
+@pytest.mark.parametrize(
+    ("limit", "is_stream"), [(FixedLimit(64), True), (AimdLimit(), False), (EngineQueueLimit(64), False)]
+)
+def test_what_is_known_or_tells_nothing_is_sent_at_once(limit: LimitPolicy, *, is_stream: bool) -> None:
+    """A configured limit needs no trial, and answers that are no streams cannot show that they have begun."""
+    assert flooded(limit, is_stream=is_stream).scheduler.in_flight == 64
+
+
+def test_an_engine_whose_capacity_is_learned_is_filled_at_once() -> None:
+    """Then it is known how many prompts find a place in its batch, and none need be begun for the next to go."""
+    timeline = flooded(EngineQueueLimit())
+    begin_all(timeline)
+    for number in range(3):
+        timeline.sample(EAST, EngineSample(running=16, waiting=16 - number))
+        timeline.finish(TicketId(f"{number}"), Outcome.COMPLETED)
+    for number in range(3, 32):
+        timeline.finish(TicketId(f"{number}"), Outcome.COMPLETED)
+
+    assert timeline.scheduler.in_flight == timeline.scheduler.slots_on(EAST) == 18
+
+
+def test_waiting_for_prompts_shows_no_need_of_more_slots() -> None:
+    """A limit is not raised by answers while those who wait do not wait for its slots."""
+    timeline = flooded(AimdLimit(initial=17))
+    for number in range(40):
+        timeline.finish(TicketId(f"{number}"), Outcome.COMPLETED)
+
+    assert timeline.scheduler.waits_for(TicketId("99")) is WaitReason.PROMPTS
+    assert timeline.scheduler.slots_on(EAST) == 17
+
+
 def test_tokens_of_a_request_that_has_ended_are_ignored() -> None:
     """A client's leaving may cross its tokens."""
     timeline = start()
@@ -414,7 +473,7 @@ def test_metrics_of_an_engine_move_what_waits_into_the_scheduler() -> None:
     timeline.report(EAST, UpstreamReport(EngineQueueLimit(), frozenset({CHAT}), available=True))
     for number in range(40):
         timeline.submit(ticket(str(number)))
-    for number in range(3):
+    for number in range(4):
         timeline.advance(0.25)
         timeline.sample(EAST, EngineSample(running=16, waiting=24 - number))
         timeline.finish(TicketId(str(number)), Outcome.COMPLETED)
@@ -444,7 +503,21 @@ def test_a_newcomer_that_lets_another_go_first_still_gets_its_slot(first: Upstre
     for number in range(51):
         timeline.submit(ticket(f"line-{number}", BATCH))
     assert (timeline.scheduler.in_flight, timeline.scheduler.waiting) == (50, 1)
-    timeline.advance(10.0)
-    timeline.submit(ticket("line-51", BATCH))
+    timeline.scheduler.submit(ticket("line-51", BATCH), now_s=10.0)  # before a wake that is late
 
     assert (timeline.scheduler.in_flight, timeline.scheduler.waiting) == (52, 0)
+
+
+def test_room_is_given_up_when_those_it_was_kept_for_are_gone() -> None:
+    """Nothing else need happen: the scheduler asks to be woken then."""
+    timeline = start(limit=26)
+    timeline.submit(ticket("person", INTERACTIVE))
+    timeline.finish(TicketId("person"), Outcome.COMPLETED)
+    for number in range(26):
+        timeline.submit(ticket(f"line-{number}", BATCH))
+    assert timeline.scheduler.waits_for(TicketId("line-25")) is WaitReason.HEADROOM
+    assert timeline.scheduler.next_wakeup_s() == PRESENCE_S
+    timeline.advance(PRESENCE_S)
+
+    assert timeline.log[-1] == (PRESENCE_S, Dispatch(TicketId("line-25"), EAST))
+    assert timeline.scheduler.next_wakeup_s() is None

@@ -352,6 +352,47 @@ def test_a_call_whose_use_is_not_known_ends_all_the_same(outcome: Any) -> None:
     assert len(sent(timeline)) == 2
 
 
+@pytest.mark.parametrize(
+    ("outcome", "held"), [(Outcome.COMPLETED, 1), (Outcome.FAILED, 0), (Outcome.CANCELLED, 0)]
+)
+def test_an_answer_whose_use_is_not_known_counts_as_expected(outcome: Any, held: int) -> None:
+    """A complete one has left its context in the cache, which others have less room beside; no other has."""
+    timeline = start()
+    timeline.submit(call("a"))
+    timeline.finish(TicketId("a-0"), outcome)
+    for session in ("b", "c"):
+        timeline.submit(call(session))
+
+    assert timeline.scheduler.held == held
+
+
+def test_a_session_has_one_place() -> None:
+    """One that goes on elsewhere gives up what it held in the engine that it left."""
+    timeline = start()
+    timeline.submit(call("a"))
+    end(timeline, "a-0")
+    timeline.report(WEST, serving())
+    timeline.report(EAST, serving(available=False))
+    timeline.submit(call("a", 1))
+    timeline.report(EAST, serving())
+    timeline.remove(WEST)
+    for session in ("b", "c", "d"):
+        timeline.submit(call(session))
+
+    assert timeline.scheduler.held == 0
+
+
+def test_a_hold_that_is_overdue_ends() -> None:
+    """A wake that comes late ends every hold that is past its bound."""
+    timeline = start(max_hold_s=40.0)
+    for number in range(8):
+        timeline.submit(call(f"s{number}"))
+    assert timeline.scheduler.held == 5
+    timeline.scheduler.wake(now_s=41.0)
+
+    assert timeline.scheduler.held == 0
+
+
 def test_calls_of_one_session_may_overlap() -> None:
     """A session is busy until the last of its calls has ended."""
     timeline = start()

@@ -9,6 +9,8 @@ What it models is vLLM's scheduler (version 1's, as in release 0.32) and the tim
 * A decoding sequence takes a block where its text needs one. When none is left, the last that came in (with
   the policy `priority`: the one that matters least) goes back to the head of the queue, loses its blocks,
   and computes prompt and answer again when its turn comes; in such a step nobody is admitted.
+* Metrics are made when a step ends, of those that were in it or in the queue then: who came during it is told of
+  after the next, and a long step tells nothing.
 * Blocks are found again by their names (`EngineRequest.blocks`), but a prompt's last token is always computed.
 
 A step with n decoding sequences that together have c tokens of context, k new requests, and p prompt tokens that
@@ -98,7 +100,9 @@ class EngineModel:
         self._steps = 0  # that have ended
         self._begun = 0  # likewise, and the one under way
         self._events: list[FirstToken | Finished] = []
+        self._unseen: set[str] = set()  # who came after the step under way was put together
         self._preemptions = self._prefix_queries = self._prefix_hits = 0
+        self._told = self._reading()
 
     def add(self, request: EngineRequest, *, now_s: float) -> None:
         """A request comes: it joins the queue, and an idle engine takes it up at once.
@@ -119,6 +123,7 @@ class EngineModel:
         sequence = Sequence(request, (priority, self._arrivals))
         self._sequences[request.id] = sequence
         self._queue(sequence)
+        self._unseen.add(request.id)
         if self._stretch is None:
             self._begin(now_s)
         elif self._head() is sequence:
@@ -137,6 +142,7 @@ class EngineModel:
         """
         self._run_until(now_s)
         sequence = self._sequences.pop(request_id, None)
+        self._unseen.discard(request_id)
         if sequence is None or self._stretch is None:  # an idle engine has no requests
             return False
         if sequence.is_running:
@@ -184,10 +190,18 @@ class EngineModel:
         return self._sequences[request_id].tokens_after(self._steps)
 
     def sample(self) -> EngineSample:
-        """What its metrics say, as of the last time that was told."""
+        """What its metrics say, as of the last time that was told: how things were when its last step ended."""
+        return self._told
+
+    def _tell(self) -> None:
+        """A step has ended."""
+        self._told = self._reading()
+        self._unseen.clear()
+
+    def _reading(self) -> EngineSample:
         return EngineSample(
             running=len(self._running),
-            waiting=len(self._sequences) - len(self._running),
+            waiting=len(self._sequences) - len(self._running) - len(self._unseen),
             kv_usage=self.blocks.active / self.blocks.total,
             kv_tokens=self.profile.kv_tokens,
             preemptions=self._preemptions,
@@ -210,11 +224,16 @@ class EngineModel:
 
     def _end_steps(self, stretch: Stretch, done: int) -> None:
         """End steps of a stretch until so many are done; the next of them begins and takes its blocks."""
-        self._steps += done - stretch.done
+        ended = done - stretch.done
+        self._steps += ended
         stretch.done = done
         begun = self._steps + (done < stretch.limit)
         self.blocks.take(self._decoding.blocks_taken(self._begun, begun - self._begun))
         self._begun = begun
+        if ended > 1:  # who came during the first was in the queue in the others
+            self._unseen.clear()
+        if ended and done < stretch.limit:
+            self._tell()
 
     def _settle(self, at_s: float) -> None:
         """A stretch of steps has ended: answers and prompts are complete, and others may come in."""
@@ -224,6 +243,7 @@ class EngineModel:
             sequence.computed_tokens += tokens
             if sequence.is_running and not sequence.left_tokens:
                 self._answer(sequence, at_s)
+        self._tell()
         self._begin(at_s)
 
     def _answer(self, sequence: Sequence, at_s: float) -> None:
@@ -243,6 +263,7 @@ class EngineModel:
 
     def _begin(self, now_s: float) -> None:
         """Put together the next step, and all after it that are like it; or become idle."""
+        self._unseen.clear()
         is_short = self._make_room()
         self.blocks.take(self._decoding.blocks_taken(self._steps, 1))
         self._prefilling = []
