@@ -496,6 +496,15 @@ def test_capacity_is_followed_down_by_a_fifth() -> None:
     assert seen == [(113, 100, 0)] * 7 + [(90 + 12, 90, 0)]
 
 
+def test_a_ceiling_that_falls_is_followed_down() -> None:
+    """A short queue in sample after sample tells that the engine runs fewer than it did."""
+    limit = learned()
+    for number in range(40):
+        limit.sampled(engine(60, 3), load(68, begun=60, unseen=5), 1.0 + number * SAMPLE_S)
+
+    assert shown(limit) == (68, 60, 0)
+
+
 def test_capacity_is_followed_up_at_once() -> None:
     """What runs can run, even with a queue behind it."""
     limit = learned()
@@ -559,6 +568,16 @@ def test_a_vain_probe_makes_the_next_one_small_again() -> None:
     limit.sampled(engine(101, 2), load(103), 1.75)
 
     assert begin_probe(limit, 96, 3.0) == 1
+
+
+def test_a_probe_that_meets_a_queue_is_vain_though_fewer_run() -> None:
+    """The engine queues just after an answer has ended, so it had no room while that was there."""
+    limit = learned()
+    assert begin_probe(limit, 96, 1.0) == 1
+    limit.sampled(engine(98, 2), load(101), 1.25)
+    assert limit.probe() == 0
+
+    assert [begin_probe(limit, 96, now_s) for now_s in (1.5, 2.0)] == [0, 1]
 
 
 def test_a_probe_goes_on_until_the_engine_shows_what_became_of_it() -> None:
@@ -751,6 +770,14 @@ def test_a_queue_must_shrink_when_the_engine_gets_less(waiting: int, slots: int)
     limit.sampled(engine(100, waiting), load(112), 1.0)
 
     assert limit.slots() == slots
+
+
+def test_an_engine_that_runs_its_capacity_is_judged_by_its_queue_too() -> None:
+    """A queue that stays when 38 fewer are in flight is not ours, however many of ours have begun."""
+    limit = learned()
+    limit.sampled(engine(100, 50), load(112, begun=100), 1.0)
+
+    assert shown(limit) == (256, None, 0)
 
 
 def test_a_queue_is_not_judged_before_enough_is_held_back() -> None:

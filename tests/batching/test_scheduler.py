@@ -190,6 +190,18 @@ def test_only_answers_that_someone_waits_for_raise_a_limit() -> None:
     assert slots[-1] == 8  # the square root of 4 * 4 + 2 * 32, which are answered while others wait
 
 
+def test_an_answer_that_one_ticket_waits_for_raises_a_limit() -> None:
+    """A ticket that has to wait is enough, from the moment at which it comes."""
+    timeline = start()
+    policy = AimdLimit(initial=1, least=1)
+    timeline.report(EAST, UpstreamReport(policy, frozenset({PoolId("chat")}), available=True))
+    timeline.submit(ticket("a"))
+    timeline.submit(ticket("b"))
+    timeline.finish(A, Outcome.COMPLETED)
+
+    assert timeline.scheduler.slots_on(EAST) == 2
+
+
 def test_a_new_upstream_takes_from_the_queue() -> None:
     """An upstream that joins a pool starts with the tickets that wait."""
     timeline = start()

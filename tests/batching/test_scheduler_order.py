@@ -256,6 +256,15 @@ def test_an_unknown_engine_is_given_twice_of_what_it_has_begun(limit: LimitPolic
     assert in_flight == [16, 32, 64, 64]
 
 
+def test_an_answer_begins_once() -> None:
+    """Its later tokens do not count as other answers that have begun."""
+    timeline = flooded(AimdLimit())
+    for tokens in range(1, 50):
+        timeline.progress(TicketId("0"), tokens)
+
+    assert timeline.scheduler.in_flight == 17
+
+
 @pytest.mark.parametrize(
     ("limit", "is_stream"), [(FixedLimit(64), True), (AimdLimit(), False), (EngineQueueLimit(64), False)]
 )
@@ -481,6 +490,45 @@ def test_metrics_of_an_engine_move_what_waits_into_the_scheduler() -> None:
 
     assert timeline.scheduler.slots_on(EAST) == 18
     assert timeline.scheduler.waits_for(TicketId("newcomer")) is WaitReason.AT_LIMIT
+
+
+def test_samples_before_which_nothing_has_moved_tell_nothing() -> None:
+    """However often an engine says the same in a step that takes long, its limit stays."""
+    timeline = Timeline(Scheduler())
+    timeline.report(EAST, UpstreamReport(EngineQueueLimit(), frozenset({CHAT}), available=True))
+    for number in range(40):
+        timeline.submit(ticket(str(number)))
+    for _ in range(10):
+        timeline.advance(0.25)
+        timeline.sample(EAST, EngineSample(running=16, waiting=24))
+
+    assert timeline.scheduler.slots_on(EAST) == 256
+
+
+@pytest.mark.parametrize(("lines", "person"), [(CHAT, CODE), (CODE, CHAT)])
+def test_a_pool_whose_tickets_may_not_go_does_not_hold_up_another(lines: PoolId, person: PoolId) -> None:
+    """Room that is kept from one pool's lines on a shared engine goes to the other pool's people."""
+    timeline = Timeline(Scheduler())
+    timeline.report(EAST, UpstreamReport(FixedLimit(26), frozenset({CHAT, CODE}), available=True))
+    for number in range(26):
+        timeline.submit(ticket(f"person-{number}", INTERACTIVE, pool=person))
+    timeline.submit(ticket("line", BATCH, pool=lines))
+    timeline.submit(ticket("next", INTERACTIVE, pool=person))
+    timeline.finish(TicketId("person-0"), Outcome.COMPLETED)
+
+    assert timeline.log[-1] == (0.0, Dispatch(TicketId("next"), EAST))
+
+
+@pytest.mark.parametrize(("deadline_s", "waits"), [(11.9, False), (12.1, True)])
+def test_without_a_known_time_to_first_token_the_turn_counts(deadline_s: float, *, waits: bool) -> None:
+    """Five departures of two seconds and a margin of a fifth are twelve seconds, and nothing is added to them."""
+    timeline = start()
+    departing(timeline, 10, 2.0)
+    for number in range(4):
+        timeline.submit(ticket(f"waiting-{number}", INTERACTIVE))
+    timeline.submit(ticket("one more", INTERACTIVE, deadline_s=timeline.clock() + deadline_s))
+
+    assert (timeline.scheduler.waits_for(TicketId("one more")) is not None) is waits
 
 
 def test_a_sample_of_an_unknown_upstream_is_ignored() -> None:

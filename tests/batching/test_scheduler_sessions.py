@@ -382,6 +382,60 @@ def test_a_session_has_one_place() -> None:
     assert timeline.scheduler.held == 0
 
 
+def moved_west(kv_tokens: int | None = None) -> Timeline:
+    """Begin a timeline in which session a's second call went to an upstream that is new, for its own was full."""
+    timeline = start(limit=1)
+    timeline.submit(call("a"))
+    end(timeline, "a-0")
+    timeline.report(WEST, serving())
+    timeline.sample(WEST, EngineSample(0, 0, kv_tokens=kv_tokens))
+    timeline.submit(Ticket(TicketId("plain"), CHAT, 1))
+    if kv_tokens is not None:
+        timeline.submit(call("big", tokens=850))
+    timeline.submit(call("a", 1))
+    assert [each.upstream_id for _, each in timeline.log if isinstance(each, Dispatch)][1:3] == [EAST, WEST]
+    return timeline
+
+
+def test_a_session_that_moves_leaves_its_place() -> None:
+    """Its context counts where its call is, and no more where it was."""
+    timeline = moved_west()
+    timeline.report(EAST, serving())
+    timeline.remove(WEST)
+    for session in ("b", "c", "d"):
+        timeline.submit(call(session))
+
+    assert timeline.scheduler.held == 0
+
+
+def test_a_session_that_moves_counts_where_it_does_not_fit() -> None:
+    """Its call is in that engine, whether or not there was room: others find so much less."""
+    timeline = moved_west(kv_tokens=1000)
+    timeline.remove(EAST)
+    end(timeline, "big-0", is_over=True)
+    timeline.submit(call("new", tokens=700))
+
+    assert timeline.scheduler.held == 1
+
+
+def test_news_of_one_upstream_does_not_hide_what_is_due_on_another() -> None:
+    """The room that idle sessions make on one is given when it comes, whatever is heard of the other since."""
+    timeline = start()
+    timeline.submit(call("busy"))
+    timeline.submit(call("idle"))
+    end(timeline, "idle-0")
+    timeline.report(WEST, serving())
+    timeline.sample(WEST, EngineSample(0, 0, kv_tokens=1000))
+    timeline.submit(call("big", tokens=850))
+    timeline.submit(call("large", tokens=500))
+    assert timeline.scheduler.held == 1
+    timeline.advance(1.0)
+    timeline.sample(WEST, EngineSample(1, 0, kv_tokens=1000))
+    timeline.advance(28.0)
+
+    assert sent(timeline)[3:] == [(round(10 * math.log2(3), 2), "large-0")]
+
+
 def test_a_hold_that_is_overdue_ends() -> None:
     """A wake that comes late ends every hold that is past its bound."""
     timeline = start(max_hold_s=40.0)

@@ -14,6 +14,7 @@ from tests.stacks import Stack
 
 
 @pytest.mark.engine
+@pytest.mark.timeout(400)  # fourteen answers of a real engine, on whatever machine
 def test_the_original_comparison_runs_every_way(stack: Stack, tmp_path: Path) -> None:
     """Five rows in the original's order, in the table, in the JSON and in the chart."""
     figures, chart = tmp_path / "figures.json", tmp_path / "chart.svg"
