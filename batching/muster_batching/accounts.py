@@ -172,6 +172,10 @@ class TenantAccounts:
         used, share = account.in_flight * self._weight_present, self._in_flight * account.weight
         return used > (share if len(self._seen) > self._backlogged else FAR_OVER * share)
 
+    def is_anyone_present(self, now_s: float) -> bool:
+        """Whether some tenant is present."""
+        return now_s < self.seen_s + PRESENCE_S
+
     def next_absence_s(self, now_s: float) -> float:
         """When the next of the tenants that are present is so no more; infinite if none is."""
         self._forget_absent(now_s)

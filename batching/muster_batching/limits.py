@@ -139,9 +139,7 @@ class AimdLimit:
     most: int = 2048
 
     def __post_init__(self) -> None:
-        _check("least", self.least, 1)
-        _check("initial", self.initial, self.least)
-        _check("most", self.most, self.initial)
+        _check_bounds(self)
 
     def start(self) -> Limit:
         """Make the limit."""
@@ -173,14 +171,14 @@ class _Aimd:
 
     def ended(self, load: Load, now_s: float, *, is_push_back: bool) -> None:
         if is_push_back:
-            self.push_back(load, now_s, BACK_OFF)
+            self.push_back(load, now_s)
         elif load.is_limiting:
             self.exact = min(self._policy.most, self.exact + 1 / self.exact)
 
-    def push_back(self, load: Load, now_s: float, factor: float) -> None:
+    def push_back(self, load: Load, now_s: float) -> None:
         """Shrink, unless it has just been done."""
         if now_s >= self._held_until_s:
-            self.exact = max(self._policy.least, factor * min(self.exact, load.in_flight))
+            self.exact = max(self._policy.least, BACK_OFF * min(self.exact, load.in_flight))
             self._held_until_s = now_s + HOLD_S
 
 
@@ -236,9 +234,7 @@ class EngineQueueLimit:
     most: int = 2048
 
     def __post_init__(self) -> None:
-        _check("least", self.least, 1)
-        _check("initial", self.initial, self.least)
-        _check("most", self.most, self.initial)
+        _check_bounds(self)
 
     def start(self) -> Limit:
         """Make the limit."""
@@ -354,7 +350,7 @@ class _EngineQueue:
 
     def ended(self, load: Load, now_s: float, *, is_push_back: bool) -> None:
         if is_push_back:
-            self._aimd.push_back(load, now_s, BACK_OFF)
+            self._aimd.push_back(load, now_s)
             if self._capacity is not None:
                 self._capacity = min(self._capacity, self._aimd.exact - _margin(self._aimd.exact))
             self._lowered_until_s = now_s + LOWERED_S
@@ -468,6 +464,12 @@ def _running(sample: EngineSample, load: Load) -> float:
 
 def _margin(capacity: float) -> int:
     return min(_MOST_MARGIN, max(2, math.ceil(capacity / 8)))
+
+
+def _check_bounds(policy: AimdLimit | EngineQueueLimit) -> None:
+    _check("least", policy.least, 1)
+    _check("initial", policy.initial, policy.least)
+    _check("most", policy.most, policy.initial)
 
 
 def _check(name: str, value: float, least: int) -> None:

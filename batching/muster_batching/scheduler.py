@@ -21,10 +21,11 @@ Conservation: each submitted ticket comes to exactly one `Outcome`, so that at a
 and a slot taken by a `Dispatch` is given back by the one `finish` or `cancel` of its ticket and by nothing
 else: no timer, no removal of an upstream and no lowered limit gives a slot back.
 
-A ticket waits only for a reason (`waits_for`): every available upstream of its pool is at its limit; or the
-free slots are kept for others who are present and below their share (`Upstream.takes`); or the session gate
-holds it. What is next when a slot comes free: the order of `muster_batching.orders`. Where it goes:
-`upstreams.choose`. Pools that share an upstream share its slots by the same order.
+A ticket waits only for a reason (`waits_for`): every available upstream of its pool is at its limit; or the free
+slots are kept for others who are present and below their share, or the engine has as many prompts to compute as it
+should (both `Upstream.takes`); or the session gate holds it. What is next when a slot comes free: the order of
+`muster_batching.orders`. Where it goes: `upstreams.choose`. Pools that share an upstream share its slots by the same
+order.
 
 Cost: an input does not get dearer with the number waiting but for a logarithm. It is O(upstreams of the pool)
 to submit and O(pools of the upstream that have tickets waiting) to give a slot back, plus the actions that it
@@ -38,7 +39,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 
-from muster_batching.accounts import PRESENCE_S, Charge
+from muster_batching.accounts import Charge
 from muster_batching.errors import ClockWentBackError, DuplicateTicketError, UnknownTicketError, WeightError
 from muster_batching.orders import Waiting
 from muster_batching.policy import Policy
@@ -75,7 +76,7 @@ MOST_SAVED_S = 2.0
 """However long its prefix, a session's ticket goes to another upstream if it is due this much earlier there."""
 
 DEADLINE_MARGIN = 1.2
-"""A wait is foreseen by the mean; a tenth more covers what varies in the seconds to come."""
+"""A wait is foreseen by the mean; a fifth more covers what varies in the seconds to come."""
 
 
 class WaitReason(StrEnum):
@@ -453,7 +454,7 @@ class Scheduler:
         for each in CLASSES:
             if each is request_class:
                 return False
-            if self._now_s < pool.accounts[each].seen_s + PRESENCE_S:
+            if pool.accounts[each].is_anyone_present(self._now_s):
                 return True
         raise AssertionError  # pragma: no cover  it is one of the classes
 
@@ -602,10 +603,10 @@ class Scheduler:
 
     def _give_up_place(self, session: Session | None) -> None:
         """Let a session rest as it was before a call that was not dispatched."""
-        at = None if session is None else self._place_of(session)
-        if session is not None:
-            warm_tokens = 0 if at is None else at.gate.warm_tokens(session)
-            self._end_one(session, warm_tokens)
+        if session is None:
+            return
+        at = self._place_of(session)
+        self._end_one(session, 0 if at is None else at.gate.warm_tokens(session))
 
     def _end_one(self, session: Session, tokens: float) -> None:
         session.calls -= 1

@@ -125,17 +125,13 @@ class Upstream:
         self.load.in_flight += 1
         self.load.unseen += 1
         self.by_class[ticket.request_class] += 1
-        if ticket.is_stream:
-            self.load.prompt_tokens += ticket.input_tokens
-            self.load.prompts += 1
+        self._count_prompt(ticket, 1)
 
     def begin(self, ticket: Ticket) -> None:
         """Note that a request's first token has come."""
         self.load.begun += 1
         self.load.moved += 1
-        if ticket.is_stream:
-            self.load.prompt_tokens -= ticket.input_tokens
-            self.load.prompts -= 1
+        self._count_prompt(ticket, -1)
 
     def give_back(self, ticket: Ticket, *, has_begun: bool) -> None:
         """Give a slot back."""
@@ -144,9 +140,13 @@ class Upstream:
         self.by_class[ticket.request_class] -= 1
         if has_begun:
             self.load.begun -= 1
-        elif ticket.is_stream:
-            self.load.prompt_tokens -= ticket.input_tokens
-            self.load.prompts -= 1
+        else:
+            self._count_prompt(ticket, -1)
+
+    def _count_prompt(self, ticket: Ticket, change: int) -> None:
+        if ticket.is_stream:  # only these tell of their first token
+            self.load.prompts += change
+            self.load.prompt_tokens += change * ticket.input_tokens
 
 
 class Upstreams:
