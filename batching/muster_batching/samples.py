@@ -24,6 +24,9 @@ class EngineSample:
         prefix_queries: Prompt tokens looked up in the prefix cache, since the start
             (`vllm:prefix_cache_queries_total`).
         prefix_hits: Of these, tokens found (`vllm:prefix_cache_hits_total`).
+        tokens: Tokens computed, of prompts and answers, since the start
+            (`vllm:prompt_tokens_total` and `vllm:generation_tokens_total`). No limit uses it: it shows whether the
+            engine makes progress.
     """
 
     running: int
@@ -33,3 +36,4 @@ class EngineSample:
     preemptions: int | None = None
     prefix_queries: int | None = None
     prefix_hits: int | None = None
+    tokens: int | None = None

@@ -400,7 +400,10 @@ class Scheduler:
         home = None if place is None else place.id
         if not is_held and not len(pool.order):
             upstream = choose(
-                self._upstreams.of(ticket.pool), home, is_filling=self._is_filling(ticket, pool)
+                self._upstreams.of(ticket.pool),
+                home,
+                is_filling=self._is_filling(ticket, pool),
+                avoid=ticket.avoid,
             )
             if upstream is not None:
                 dispatch = self._dispatch(ticket, session, upstream)

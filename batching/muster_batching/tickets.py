@@ -53,6 +53,7 @@ class Ticket:
         max_output_tokens: The most tokens that the answer may have; None where the client set no limit.
         deadline_s: When its first token must have come, on the clock of `now_s`; None for no deadline.
         is_stream: Whether its first token will be told of (`Scheduler.progress`) as it comes.
+        avoid: An upstream at which it has failed before: it goes elsewhere where there is room as it comes.
     """
 
     id: TicketId
@@ -66,6 +67,7 @@ class Ticket:
     max_output_tokens: int | None = None
     deadline_s: float | None = None
     is_stream: bool = False
+    avoid: UpstreamId | None = None
 
 
 class Outcome(StrEnum):

@@ -215,20 +215,32 @@ class Upstreams:
         return "{" + ", ".join(map(_describe, self._by_id.values())) + "}"
 
 
-def choose(upstreams: Iterable[Upstream], home: UpstreamId | None, *, is_filling: bool) -> Upstream | None:
+def choose(
+    upstreams: Iterable[Upstream],
+    home: UpstreamId | None,
+    *,
+    is_filling: bool,
+    avoid: UpstreamId | None = None,
+) -> Upstream | None:
     """Find the upstream for a ticket that need not wait; O(upstreams).
 
     The one with the smallest share of its slots taken, the longest-serving among equals; but a session stays
-    at home while that takes it and its share is at most `AFFINITY_SLACK` above the smallest.
+    at home while that takes it and its share is at most `AFFINITY_SLACK` above the smallest. The one to avoid comes
+    after all others.
     """
-    best = at_home = None
+    best = at_home = avoided = None
     least = math.inf
     for upstream in upstreams:
         if upstream.takes(is_filling=is_filling):
+            if upstream.id == avoid:
+                avoided = upstream
+                continue
             if upstream.id == home:
                 at_home = upstream
             if upstream.used < least:
                 best, least = upstream, upstream.used
+    if best is None:
+        return avoided
     return at_home if at_home is not None and at_home.used <= least + AFFINITY_SLACK else best
 
 

@@ -49,6 +49,7 @@ CASES = {
     "narrow aimd": Case(lambda: AimdLimit(initial=2, least=1, most=3), 1, 3),
     "engine queue": Case(EngineQueueLimit, 4, 2048),
     "narrow engine queue": Case(lambda: EngineQueueLimit(initial=2, least=1, most=3), 1, 3),
+    "engine queue with peers": Case(lambda: EngineQueueLimit(peers=4), 4, 2048),
     "engine queue without a choice": Case(lambda: EngineQueueLimit(initial=5, least=5, most=5), 5, 5),
 }
 every_case = pytest.mark.parametrize("case", CASES.values(), ids=CASES)
@@ -166,6 +167,7 @@ def test_equal_policies_start_equal_limits(case: Case, history: list[Event]) -> 
         (EngineQueueLimit, {"least": 0}, "least", 1),
         (EngineQueueLimit, {"initial": 3}, "initial", 4),
         (EngineQueueLimit, {"most": 255}, "most", 256),
+        (EngineQueueLimit, {"peers": 0}, "peers", 1),
     ],
 )
 def test_bounds_are_checked(policy: Callable[..., object], bounds: Any, name: str, least: int) -> None:
@@ -653,6 +655,34 @@ def test_a_foreign_queue_is_not_learned_from_for_a_second() -> None:
     for now_s in (1.0, 1.25, 1.5):
         limit.sampled(engine(100, 50), load(150), now_s)
     assert limit.slots() == 113
+
+
+def test_the_first_slots_are_shared_with_peers() -> None:
+    """All together have the initial ones, and none fewer than the least."""
+    slots = [EngineQueueLimit(peers=peers).start().slots() for peers in (1, 2, 4, 100)]
+
+    assert slots == [256, 128, 64, 4]
+
+
+def test_peers_requests_are_no_foreign_queue() -> None:
+    """Of 192 that wait beside 150 of ours half may be a peer's: what runs is learned as if all were ours."""
+    alone, shared = EngineQueueLimit().start(), EngineQueueLimit(peers=2).start()
+    for limit in (alone, shared):
+        for number in range(3):
+            limit.sampled(engine(100, 192), load(150), number * SAMPLE_S)
+
+    assert (alone.capacity(), shared.capacity()) == (None, 51)
+
+
+def test_of_an_engines_queue_peers_have_sent_the_newest_too() -> None:
+    """What waits counts as a queue only above what all have sent since the last sample, as far as can be told."""
+    alone, shared = EngineQueueLimit().start(), EngineQueueLimit(peers=2).start()
+    for limit in (alone, shared):
+        for number in range(3):
+            told = load(100, unseen=10, prompt_tokens=2 * STEP_PROMPT_TOKENS)
+            limit.sampled(engine(60, 15), told, number * SAMPLE_S)
+
+    assert (alone.capacity() is None, shared.capacity() is None) == (False, True)
 
 
 def tell_of_few(limit: Limit, times: int, now_s: float = 1.0) -> None:

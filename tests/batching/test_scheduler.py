@@ -3,6 +3,7 @@
 import math
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from types import FrameType
 from typing import Any
 
@@ -139,6 +140,22 @@ def test_the_least_loaded_upstream_gets_the_ticket() -> None:
         (0.0, sent("c", "east")),
         (0.0, sent("d", "east")),
         (0.0, sent("e", "east")),
+    ]
+
+
+def test_a_ticket_goes_elsewhere_than_where_it_failed_if_it_can() -> None:
+    """However much fuller the other upstream is; where that has no room, to the one to avoid all the same."""
+    timeline = start()
+    timeline.report(WEST, serving("chat", limit=2))
+    timeline.report(EAST, serving("chat", limit=8))
+    timeline.submit(ticket("a"))
+    for name in "bc":
+        timeline.submit(replace(ticket(name), avoid=EAST))
+
+    assert timeline.log == [
+        (0.0, sent("a", "west")),
+        (0.0, sent("b", "west")),
+        (0.0, sent("c", "east")),
     ]
 
 
