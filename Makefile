@@ -6,10 +6,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help setup run test check format bench lock clean
+.PHONY: help setup run test check format bench bench-peers lock clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(READY) ## make .venv with the locked dependencies and the muster command
 
@@ -33,6 +33,9 @@ format: $(READY) ## format the code and mend what the linter can mend
 
 bench: $(READY) ## compare direct, batched and scheduled calls on the embedded engine
 	@$(BIN)/python tests/benchmarks/batch_performance.py
+
+bench-peers: $(READY) ## compare Muster with other proxies in one run (installs them beside it, about 500 MB)
+	@$(BIN)/python -m tests.benchmarks.peers $(BENCH_ARGS)
 
 lock: $(READY) ## resolve the dependencies anew into requirements.lock
 	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --upgrade \
