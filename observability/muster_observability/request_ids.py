@@ -1,7 +1,7 @@
 """Every request has an id, and every answer carries it."""
 
+import os
 import re
-import uuid
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -32,6 +32,17 @@ def request_id_of(scope: "Scope") -> str:
     return request_id
 
 
+def new_request_id() -> str:
+    """A new id; 128 bits of chance, as a UUID of version 4 has."""
+    return f"req_{os.urandom(16).hex()}"
+
+
+def request_id_for(scope: "Scope") -> str:
+    """The client's `x-request-id` where it is an identifier, else a new one."""
+    given = header_of(scope, REQUEST_ID)
+    return given if given and is_identifier(given) else new_request_id()
+
+
 class RequestIds:
     """Takes the client's `x-request-id` where it is an identifier, makes one otherwise, and sends it back.
 
@@ -47,8 +58,7 @@ class RequestIds:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        given = header_of(scope, REQUEST_ID)
-        request_id = given if given and is_identifier(given) else f"req_{uuid.uuid4().hex}"
+        request_id = request_id_for(scope)
         scope["muster.request_id"] = request_id
         header = (REQUEST_ID.encode(), request_id.encode())
 

@@ -1,85 +1,149 @@
-"""The application: FastAPI with the relay as a plain ASGI route on it."""
+"""The application: FastAPI with the relay as plain ASGI routes beside it."""
 
 import contextlib
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator
+from dataclasses import dataclass, field
+from typing import cast
 
 import orjson
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
-from starlette.routing import Route
+from starlette.routing import BaseRoute, Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from muster_batching import AsyncScheduler, Policy, RequestClass, Scheduler, WaitingLimits
 from muster_observability.metrics import MetricsEndpoint, new_registry
 from muster_observability.request_ids import REQUEST_ID, RequestIds, request_id_of
-from muster_proxy.client import UpstreamClient
+from muster_proxy import openapi
+from muster_proxy.admission import Admission
+from muster_proxy.client import Timeouts, UpstreamClient
 from muster_proxy.failures import Reason, RequestError
 from muster_proxy.generation import Engines
+from muster_proxy.keys import Door, door
 from muster_proxy.metrics import ProxyMetrics
-from muster_proxy.relay import Relay
+from muster_proxy.probing import Watch
+from muster_proxy.relay import Relay, RelayRoute
 from muster_proxy.settings import ProxySettings
 from muster_proxy.ticketing import TicketOffice
 from muster_proxy.upstreams import Upstreams
+from muster_proxy.wire import Kind
+
+OPEN_PATHS = frozenset({"/health/live", "/health/ready", "/metrics", "/openapi.json"})
+"""What may be asked without a key: whatever a cluster asks of every server, and holds nothing of a tenant's."""
+
+KEYED_PATHS = frozenset({"/v1/models", *(kind.value for kind in Kind)})
+"""What needs a key, where there are keys. A route is in one of the two, or the application does not start."""
 
 
-def create_app(settings: ProxySettings) -> FastAPI:
-    """The proxy as an ASGI application; its upstreams are probed while its lifespan runs."""
-    scheduler = AsyncScheduler(Scheduler(_policy(settings)))
-    registry = new_registry()
-    metrics = ProxyMetrics(registry, scheduler)
-    upstreams = Upstreams(
-        settings.upstreams, scheduler, metrics, scrape_interval_s=settings.scrape_interval_s
-    )
+@dataclass(slots=True)
+class Readiness:
+    """Whether the proxy takes work.
 
-    @contextlib.asynccontextmanager
-    async def lifespan(app: FastAPI) -> AsyncGenerator[None]:
-        client = UpstreamClient(
-            connect_timeout_s=settings.connect_timeout_s, idle_timeout_s=settings.idle_timeout_s
-        )
-        office = TicketOffice()
-        engines = Engines(scheduler, upstreams, client, office, metrics)
-        relay = Relay(upstreams, engines, office, metrics, settings)
-        path = "/v1/chat/completions"
-        straight["POST", path] = relay
-        app.router.routes.append(Route(path, relay, methods=["POST"]))  # for what else is asked of its path
-        async with contextlib.AsyncExitStack() as stack:
-            stack.push_async_callback(client.close)
-            await stack.enter_async_context(upstreams.watching(client))
-            yield
-
-    app = FastAPI(title="Muster", lifespan=lifespan, redirect_slashes=False, openapi_url=None)
-    straight: dict[tuple[str, str], ASGIApp] = {}
-    app.add_middleware(StraightRoutes, routes=straight)
-    app.add_middleware(RequestIds)
-    app.add_exception_handler(HTTPException, _http_error)
-    app.add_exception_handler(Exception, _internal_error)
-    app.add_api_route("/health/live", _live, methods=["GET"])
-    app.add_api_route("/health/ready", _ready(upstreams), methods=["GET"])
-    app.add_api_route("/v1/models", _models(upstreams), methods=["GET"])
-    app.router.routes.append(Route("/metrics", MetricsEndpoint(registry), methods=["GET"]))
-    return app
-
-
-class StraightRoutes:
-    """Takes the calls of some routes straight to them.
-
-    The way through the framework (its error handler, exit stack and router) costs each call as much as everything
-    that the scheduler does for it, and these routes need none of it.
-
-    Args:
-        app: The application inside, for all other calls.
-        routes: By method and path; it may grow.
+    Attributes:
+        is_draining: Set when it has been told to stop.
     """
 
-    def __init__(self, app: ASGIApp, routes: Mapping[tuple[str, str], ASGIApp]) -> None:
-        self._app = app
-        self._routes = routes
+    is_draining: bool = False
+
+    def drain(self) -> None:
+        """Take no more work, as far as others are told."""
+        self.is_draining = True
+
+
+@dataclass(slots=True)
+class Application:
+    """The proxy as an ASGI application.
+
+    The calls to engines go straight to the relay: the way through the framework (its error handler, exit stack and
+    router) costs each call as much as everything that the scheduler does for it.
+
+    Attributes:
+        framework: Serves everything else.
+        readiness: What `/health/ready` says.
+        straight: The routes that are served here, by method and path.
+    """
+
+    framework: FastAPI
+    readiness: Readiness
+    straight: dict[tuple[str, str], ASGIApp] = field(default_factory=dict[tuple[str, str], ASGIApp])
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one connection."""
         key = (scope.get("method", ""), scope.get("path", ""))
-        await self._routes.get(key, self._app)(scope, receive, send)
+        await self.straight.get(key, self.framework)(scope, receive, send)
+
+
+def create_app(settings: ProxySettings, keys: Door | None = None) -> Application:
+    """The proxy as an ASGI application; its upstreams are probed while its lifespan runs.
+
+    Args:
+        settings: The proxy's.
+        keys: In place of those of the settings.
+    """
+    scheduler = AsyncScheduler(Scheduler(_policy(settings)))
+    registry = new_registry()
+    metrics = ProxyMetrics(registry, scheduler)
+    upstreams = Upstreams(
+        scheduler, metrics, settings.aliases, stall_s=settings.stall_s, peers=settings.workers
+    )
+    admission = Admission(keys or door(settings.keys))
+    readiness = Readiness()
+
+    @contextlib.asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncGenerator[None]:
+        client = UpstreamClient(_timeouts(settings))
+        office = TicketOffice()
+        engines = Engines(scheduler, upstreams, client, office, metrics, retries=settings.retries)
+        relay = Relay(admission, upstreams, engines, office, metrics, settings)
+        for kind in Kind:
+            straight = application.straight["POST", kind.value] = RelayRoute(relay, kind)
+            # For what else is asked of its path.
+            app.router.routes.append(Route(kind.value, straight, methods=["POST"]))
+        check_policies(app.router.routes)
+        watch = Watch(upstreams, scheduler, client, scrape_interval_s=settings.scrape_interval_s)
+        async with contextlib.AsyncExitStack() as stack:
+            stack.push_async_callback(client.close)
+            await stack.enter_async_context(watch.watching(settings.upstreams, relay.keep_alive()))
+            yield
+
+    app = FastAPI(title="Muster", lifespan=lifespan, redirect_slashes=False, openapi_url=None)
+    _tell_errors(app)
+    app.add_api_route("/health/live", _live, methods=["GET"])
+    app.add_api_route("/health/ready", _ready(upstreams, readiness), methods=["GET"])
+    app.add_api_route("/openapi.json", _openapi, methods=["GET"])
+    app.add_api_route("/v1/models", _models(upstreams, admission), methods=["GET"])
+    app.router.routes.append(Route("/metrics", MetricsEndpoint(registry), methods=["GET"]))
+    application = Application(app, readiness)
+    return application
+
+
+def _tell_errors(app: FastAPI) -> None:
+    app.add_middleware(RequestIds)
+    app.add_exception_handler(HTTPException, _http_error)
+    app.add_exception_handler(RequestError, _refusal)
+    app.add_exception_handler(Exception, _internal_error)
+
+
+def check_policies(routes: list[BaseRoute]) -> None:
+    """Check that every route says who may ask it.
+
+    Raises:
+        RuntimeError: One does not.
+    """
+    for route in routes:
+        path = cast("str", getattr(route, "path", ""))
+        if (path in OPEN_PATHS) == (path in KEYED_PATHS):
+            raise RuntimeError(f"expected {path} in one of OPEN_PATHS and KEYED_PATHS")
+
+
+def _timeouts(settings: ProxySettings) -> Timeouts:
+    return Timeouts(
+        connect_s=settings.connect_timeout_s,
+        first_byte_s=settings.first_byte_timeout_s,
+        idle_s=settings.idle_timeout_s,
+        total_s=settings.total_timeout_s,
+    )
 
 
 def _policy(settings: ProxySettings) -> Policy:
@@ -96,12 +160,18 @@ def _policy(settings: ProxySettings) -> Policy:
     )
 
 
+async def _openapi() -> Response:
+    return Response(openapi.encoded(), media_type="application/json")
+
+
 async def _live() -> JSONResponse:
     return JSONResponse({"status": "live"})
 
 
-def _ready(upstreams: Upstreams):  # noqa: ANN202  a route handler
+def _ready(upstreams: Upstreams, readiness: Readiness):  # noqa: ANN202  a route handler
     async def ready() -> JSONResponse:
+        if readiness.is_draining:
+            return JSONResponse({"status": "stopping"}, 503)
         if upstreams.is_ready:
             return JSONResponse({"status": "ready"})
         return JSONResponse({"status": "waiting for an engine"}, 503, {"retry-after": "1"})
@@ -109,8 +179,9 @@ def _ready(upstreams: Upstreams):  # noqa: ANN202  a route handler
     return ready
 
 
-def _models(upstreams: Upstreams):  # noqa: ANN202  a route handler
-    async def models() -> Response:
+def _models(upstreams: Upstreams, admission: Admission):  # noqa: ANN202  a route handler
+    async def models(request: Request) -> Response:
+        admission.identify(request.scope)
         body = {"object": "list", "data": list(upstreams.models().values())}
         return Response(orjson.dumps(body), media_type="application/json")
 
@@ -125,6 +196,11 @@ async def _http_error(_request: Request, error: Exception) -> Response:
     else:
         told = RequestError(Reason.URL_NOT_FOUND, status=error.status_code)
     return _response(told)
+
+
+async def _refusal(_request: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestError)  # noqa: S101  it is registered for these
+    return _response(error)
 
 
 async def _internal_error(request: Request, _error: Exception) -> Response:

@@ -27,7 +27,7 @@ app = typer.Typer(
 )
 
 
-def proxy(
+def proxy(  # noqa: PLR0913, PLR0917  a command has as many options as it has
     upstream: Annotated[
         list[str] | None,
         typer.Option(
@@ -39,8 +39,21 @@ def proxy(
     ] = None,
     port: Annotated[
         int | None,
+        typer.Option(help="Port; 0 takes a free one. [MUSTER_PROXY_PORT, 8080]", show_default=False),
+    ] = None,
+    host: Annotated[
+        str | None,
         typer.Option(
-            help="Port on 127.0.0.1; 0 takes a free one. [MUSTER_PROXY_PORT, 8080]", show_default=False
+            help="Address to listen on; one that others reach needs keys (muster key). "
+            "[MUSTER_PROXY_HOST, 127.0.0.1]",
+            show_default=False,
+        ),
+    ] = None,
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            help="Processes that serve the port, each with a scheduler of its own. [MUSTER_PROXY_WORKERS, 1]",
+            show_default=False,
         ),
     ] = None,
     config: Annotated[
@@ -69,12 +82,57 @@ def proxy(
     """Run the proxy alone, in front of any OpenAI-compatible server."""
     from muster_proxy.command import run_proxy  # noqa: PLC0415  see the module's docstring
 
-    raise typer.Exit(run_proxy(upstream, port, config, tool_mode, limit))
+    options = {"host": host, "port": port, "workers": workers}
+    raise typer.Exit(run_proxy(upstream, config, options, {"tool_mode": tool_mode, "limit": limit}))
+
+
+def key(
+    tenant: Annotated[
+        str | None,
+        typer.Argument(help="Whose key it is, as it will stand in logs and metrics.", show_default=False),
+    ] = None,
+    weight: Annotated[
+        float | None, typer.Option(help="The tenant's share beside the others'. [1]", show_default=False)
+    ] = None,
+    request_class: Annotated[
+        str | None,
+        typer.Option(
+            "--class",
+            metavar="CLASS",
+            help="The most urgent class it may ask for: interactive, standard or batch. [interactive]",
+            show_default=False,
+        ),
+    ] = None,
+    expires: Annotated[
+        str | None,
+        typer.Option(
+            metavar="DATE",
+            help="When it stops to work, with a time zone: 2030-01-31T00:00:00Z. [never]",
+            show_default=False,
+        ),
+    ] = None,
+    name: Annotated[
+        str | None, typer.Option(help="Which of the tenant's keys it is, in logs.", show_default=False)
+    ] = None,
+    *,
+    digest: Annotated[
+        bool,
+        typer.Option(
+            "--digest",
+            help="Make no key: read one from standard input. Without TENANT its digest is printed alone.",
+        ),
+    ] = False,
+) -> None:
+    """Make a tenant's API key and the setting that lets it in. The key is shown once and stored nowhere."""
+    from muster_proxy.key_command import run_key  # noqa: PLC0415  see the module's docstring
+
+    options = {"tenant": tenant, "weight": weight, "class": request_class, "expires": expires, "name": name}
+    raise typer.Exit(run_key(options, is_given=digest))
 
 
 def main() -> None:
     """Run the command line."""
-    for command in (up, proxy, engine):
+    for command in (up, proxy, engine, key):
         app.command()(command)
     app.add_typer(bench, name="bench")
     for plugin in entry_points(group="muster.commands"):

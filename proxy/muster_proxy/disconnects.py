@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -22,9 +22,14 @@ class watch:  # noqa: N801  it reads as a statement, like asyncio.timeout
     tells its own cancellation from one that comes from outside.
 
     Args:
-        receive: The ASGI application's `receive`.
+        receive: The ASGI application's `receive`. No task is needed to listen to one that gives a future (`protocol`).
         is_answered: Whether the last byte has been handed over; servers then report a disconnect too.
     """
+
+    __slots__ = ("_cancelling", "_gone", "_is_answered", "_leaving", "_receive", "_task")
+
+    _task: asyncio.Task[Any]
+    _leaving: asyncio.Future[Any]
 
     def __init__(self, receive: "Receive", is_answered: Callable[[], bool]) -> None:
         self._receive = receive
@@ -36,7 +41,8 @@ class watch:  # noqa: N801  it reads as a statement, like asyncio.timeout
         assert task is not None  # noqa: S101  a coroutine runs in a task
         self._task = task
         self._cancelling = task.cancelling()
-        self._watcher = asyncio.get_running_loop().create_task(self._watch())
+        self._leaving = asyncio.ensure_future(self._receive())
+        self._leaving.add_done_callback(self._left)
         return self
 
     async def __aexit__(
@@ -45,14 +51,12 @@ class watch:  # noqa: N801  it reads as a statement, like asyncio.timeout
         exc: BaseException | None,
         traceback: "TracebackType | None",
     ) -> None:
-        # Nobody waits for the watcher: it holds nothing, and its cancellation is delivered on the next turn.
-        self._watcher.cancel()
+        self._leaving.remove_done_callback(self._left)
+        self._leaving.cancel()
         if self._gone and self._task.uncancel() <= self._cancelling and exc_type is asyncio.CancelledError:
             raise ClientGoneError from exc
 
-    async def _watch(self) -> None:
-        while (await self._receive())["type"] != "http.disconnect":
-            pass
-        if not self._is_answered():
+    def _left(self, leaving: asyncio.Future[Any]) -> None:
+        if not leaving.cancelled() and not self._is_answered():
             self._gone = True
             self._task.cancel()

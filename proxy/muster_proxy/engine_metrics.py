@@ -3,10 +3,14 @@
     engine      running, waiting                          KV cache                       since the start
     vLLM        num_requests_running, _waiting            kv_cache_usage_perc (before    num_preemptions,
                                                           0.10 gpu_cache_usage_perc),    prefix_cache_queries,
-                                                          cache_config_info              prefix_cache_hits
+                                                          cache_config_info              prefix_cache_hits,
+                                                                                         prompt_ and
+                                                                                         generation_tokens
     SGLang      num_running_reqs, num_queue_reqs          token_usage,                   num_retracted_requests,
-                                                          max_total_num_tokens           prompt_tokens, cached_tokens
-    llama.cpp   requests_processing, requests_deferred    kv_cache_usage_ratio (older)
+                                                          max_total_num_tokens           prompt_tokens, cached_tokens,
+                                                                                         generation_tokens
+    llama.cpp   requests_processing, requests_deferred    kv_cache_usage_ratio (older)   prompt_tokens,
+                                                                                         tokens_predicted
 
 Names begin with `vllm:`, `sglang:` or `llamacpp:`; counters are taken with and without `_total`. Where a metric has
 several label sets, there are several engines behind one address (data-parallel ranks): counts are summed, shares
@@ -55,6 +59,7 @@ def _vllm(page: bytes) -> EngineSample | None:
         preemptions=_total(page, b"vllm:num_preemptions"),
         prefix_queries=_total(page, b"vllm:prefix_cache_queries"),
         prefix_hits=_total(page, b"vllm:prefix_cache_hits"),
+        tokens=_sum(page, b"vllm:prompt_tokens", b"vllm:generation_tokens"),
     )
 
 
@@ -83,6 +88,7 @@ def _sglang(page: bytes) -> EngineSample | None:
         preemptions=_total(page, b"sglang:num_retracted_requests"),
         prefix_queries=_total(page, b"sglang:prompt_tokens"),
         prefix_hits=_total(page, b"sglang:cached_tokens"),
+        tokens=_sum(page, b"sglang:prompt_tokens", b"sglang:generation_tokens"),
     )
 
 
@@ -93,7 +99,12 @@ def _llama_cpp(page: bytes) -> EngineSample | None:
     )
     if running is None or waiting is None:
         return None
-    return EngineSample(running, waiting, kv_usage=_share(page, b"llamacpp:kv_cache_usage_ratio"))
+    return EngineSample(
+        running,
+        waiting,
+        kv_usage=_share(page, b"llamacpp:kv_cache_usage_ratio"),
+        tokens=_sum(page, b"llamacpp:prompt_tokens", b"llamacpp:tokens_predicted"),
+    )
 
 
 _ADAPTERS: tuple[Callable[[bytes], EngineSample | None], ...] = (_vllm, _sglang, _llama_cpp)
@@ -107,6 +118,12 @@ def _count(page: bytes, name: bytes) -> int | None:
 def _total(page: bytes, name: bytes) -> int | None:
     total = _count(page, name + b"_total")
     return _count(page, name) if total is None else total
+
+
+def _sum(page: bytes, *names: bytes) -> int | None:
+    """The sum of counters; None unless all of them are told."""
+    totals = [total for name in names if (total := _total(page, name)) is not None]
+    return sum(totals) if len(totals) == len(names) else None
 
 
 def _share(page: bytes, name: bytes) -> float | None:

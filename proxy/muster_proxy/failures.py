@@ -19,8 +19,14 @@ class Reason(StrEnum):
 
     INVALID_JSON = "invalid_json"
     INVALID_VALUE = "invalid_value"
+    INVALID_HTTP = "invalid_http"
+    HEADERS_TOO_LARGE = "headers_too_large"
+    REQUEST_TIMEOUT = "request_timeout"
     UNSUPPORTED_ENCODING = "unsupported_content_encoding"
     BODY_TOO_LARGE = "request_too_large"
+    INVALID_API_KEY = "invalid_api_key"
+    TOO_MANY_BAD_KEYS = "too_many_bad_keys"
+    AUTHENTICATION_UNAVAILABLE = "authentication_unavailable"
     MODEL_NOT_FOUND = "model_not_found"
     URL_NOT_FOUND = "unknown_url"
     METHOD_NOT_ALLOWED = "method_not_allowed"
@@ -56,8 +62,18 @@ _OURS = "server_error"
 TABLE: dict[Reason, Row] = {
     Reason.INVALID_JSON: Row(400, _CALLER, "The request body is not valid JSON."),
     Reason.INVALID_VALUE: Row(400, _CALLER, "The request has an invalid value."),
+    Reason.INVALID_HTTP: Row(400, _CALLER, "The request is not valid HTTP/1.1."),
+    Reason.HEADERS_TOO_LARGE: Row(431, _CALLER, "The request's line and headers are too large or too many."),
+    Reason.REQUEST_TIMEOUT: Row(408, _CALLER, "The request did not come whole in time."),
     Reason.UNSUPPORTED_ENCODING: Row(415, _CALLER, "Send the request body without content-encoding."),
     Reason.BODY_TOO_LARGE: Row(413, _CALLER, "The request body is too large."),
+    Reason.INVALID_API_KEY: Row(
+        401, _CALLER, "Incorrect API key provided. Send one as authorization: Bearer KEY."
+    ),
+    Reason.TOO_MANY_BAD_KEYS: Row(
+        429, "rate_limit_error", "Too many wrong API keys came from this address.", 30
+    ),
+    Reason.AUTHENTICATION_UNAVAILABLE: Row(503, _OURS, "The API key cannot be checked just now.", 2),
     Reason.MODEL_NOT_FOUND: Row(404, _CALLER, "The model does not exist."),
     Reason.URL_NOT_FOUND: Row(404, _CALLER, "There is nothing at this URL."),
     Reason.METHOD_NOT_ALLOWED: Row(405, _CALLER, "This URL does not take this method."),

@@ -1,28 +1,33 @@
 """One request to an engine: it waits for its slot, is sent, and its answer comes in pieces.
 
-Who takes the pieces is no concern of this module: the one client that asked, or all who share the generation.
-Closing the iterator of pieces early gives the slot back and closes the engine's connection, which is how an engine
-is told to abort.
+Who takes the pieces is no concern of this module: the one client that asked, or all who share the generation. Ending
+the call early gives the slot back and closes the engine's connection, which is how an engine is told to abort.
+
+A generation that fails before anything of its answer has been passed on is tried again where that can help: on another
+upstream, at most `retries` times, and only as far as the budget for all retries goes.
 """
 
+import asyncio
 import contextlib
-import re
-from collections.abc import AsyncGenerator, Mapping
+import time
+from collections.abc import AsyncGenerator, Awaitable, Mapping
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Protocol, TypeAlias
+from typing import Any, Protocol, Self, TypeAlias
 
 import msgspec
 import orjson
 
 from muster_batching import AsyncScheduler, Slot, Ticket, TurnedAway, UpstreamId, Usage
-from muster_proxy import sse
+from muster_proxy import sse, wire
 from muster_proxy.client import Answer, UpstreamClient
+from muster_proxy.dialects import Dialect
 from muster_proxy.failures import TURNED_AWAY, Reason, RequestError
+from muster_proxy.health import RetryBudget, Sign
 from muster_proxy.metrics import ProxyMetrics
 from muster_proxy.ticketing import TicketOffice
 from muster_proxy.tools.emulation import ToolEmulation
-from muster_proxy.upstreams import Upstreams
+from muster_proxy.upstreams import Upstream, Upstreams
 
 # Answers are read whole before they are passed on (but for streams), so that a broken one becomes a clean
 # error. The largest honest one is some megabytes: n answers with log probabilities.
@@ -34,41 +39,34 @@ _PROGRESS_EVENTS = 32
 """Events of a stream between two notes of its progress: an account is then off by some tokens, and the notes cost
 nothing beside the events."""
 
-# How vLLM, SGLang and llama.cpp say that a stream has failed. Their words may hold addresses: ours are sent.
-_ERROR_EVENT = b'data: {"error"'
-
-# Quotes inside of JSON strings are escaped, so what an answer says cannot look like this.
-_STOPPED = re.compile(rb'"finish_reason"\s*:\s*"stop"')
-_NO_CONTENT = re.compile(rb'"content"\s*:\s*""')
+_NO_CONTENT = b'"content":""'
 
 _PUSH_BACKS = (Reason.UPSTREAM_BUSY, Reason.UPSTREAM_TIMEOUT)
 _UNREACHABLE = (Reason.NO_HEALTHY_UPSTREAM, Reason.UPSTREAM_LOST)
 
-_MOST_TOKENS = 2**31
+_RETRIED = (
+    Reason.NO_HEALTHY_UPSTREAM,
+    Reason.UPSTREAM_LOST,
+    Reason.UPSTREAM_BUSY,
+    Reason.UPSTREAM_ERROR,
+    Reason.UPSTREAM_PROTOCOL_ERROR,
+    Reason.UPSTREAM_STREAM_ERROR,
+)
+"""What another engine may do better. An engine that took too long has had the client's time already."""
+
+_SIGNS = {
+    Reason.NO_HEALTHY_UPSTREAM: Sign.REFUSED,
+    Reason.UPSTREAM_LOST: Sign.FAILURE,
+    Reason.UPSTREAM_STREAM_ERROR: Sign.FAILURE,
+    Reason.UPSTREAM_PROTOCOL_ERROR: Sign.FAILURE,
+    Reason.UPSTREAM_ERROR: Sign.FAILURE,
+    Reason.UPSTREAM_AUTH_ERROR: Sign.FAILURE,
+    Reason.UPSTREAM_TIMEOUT: Sign.SILENCE,
+    Reason.UPSTREAM_BUSY: Sign.PUSH_BACK,
+    Reason.REQUEST_REJECTED: Sign.SUCCESS,
+}
 
 _NOT_UNDERSTOOD = (msgspec.DecodeError, orjson.JSONDecodeError, KeyError, TypeError, IndexError)
-
-
-class _Usage(msgspec.Struct):
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
-
-
-class _Accounted(msgspec.Struct):
-    usage: _Usage | None = None
-
-
-class _Choice(msgspec.Struct):
-    finish_reason: str | None = None
-
-
-class _Concluded(_Accounted):
-    choices: list[_Choice] | None = None
-
-    @property
-    def is_stopped(self) -> bool:
-        """Whether a choice ended because the model had no more to say and no tool to call."""
-        return any(choice.finish_reason == "stop" for choice in self.choices or ())
 
 
 class _EngineError(msgspec.Struct):
@@ -81,8 +79,6 @@ class _EngineErrorBody(msgspec.Struct):
 
 
 _engine_errors = msgspec.json.Decoder(_EngineErrorBody)
-_accounted = msgspec.json.Decoder(_Accounted)
-_concluded = msgspec.json.Decoder(_Concluded)
 
 
 class StreamRewriter(Protocol):
@@ -99,32 +95,64 @@ class Generation:
 
     Attributes:
         ticket: What the scheduler knows of it.
-        path: Of the call.
-        body: As the engine gets it.
-        headers: As the engine gets them, beside its own.
+        call: The client's.
+        path: Of the call to the engine.
+        dialect: Of its answer.
+        headers: As the engine gets them, beside its own, as lines.
+        changes: The fields to set in the body, whatever the engine.
+        removals: The fields to take out of it.
+        cache_salt: Keeps the tenant's prefixes apart in the engine's cache.
         tools: Rewrites the answer, where tool calls are emulated.
-        is_agents: Whether it has tools: an answer without a call of one is then the last of its session for now.
         upstream: Where it was sent.
         waited_s: Seconds between its coming and its turn.
         is_event_stream: Whether the engine answers with events.
         usage: The tokens that the engine accounted for.
+        tries: Engines that were asked.
+        has_begun: Whether something of the answer was passed on.
     """
 
     ticket: Ticket
+    call: wire.Call
     path: str
-    body: bytes
-    headers: Mapping[str, str]
+    dialect: Dialect
+    headers: bytes
+    changes: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    removals: tuple[str, ...] = ()
+    cache_salt: str | None = None
     tools: ToolEmulation | None = None
-    is_agents: bool = False
     upstream: UpstreamId | None = field(default=None, init=False)
     waited_s: float = field(default=0.0, init=False)
     is_event_stream: bool = field(default=False, init=False)
     usage: Usage | None = field(default=None, init=False)
+    tries: int = field(default=0, init=False)
+    has_begun: bool = field(default=False, init=False)
+
+    def body(self, upstream: Upstream) -> bytes:
+        """The request as this upstream gets it.
+
+        Raises:
+            RequestError: A value in it is nested too deeply to be written again.
+        """
+        changes = {**self.changes, **upstream.fields(self.ticket.request_class, self.cache_salt)}
+        if self.tools is not None:
+            return self.tools.body(changes, self.removals)
+        return wire.rewritten(self.call, changes, self.removals)
+
+
+class Taker(Protocol):
+    """Takes an answer as it comes."""
+
+    def begin(self, generation: Generation) -> None:
+        """Hear whose answer comes, before its first piece."""
+        ...
+
+    def take(self, piece: bytes) -> Awaitable[object] | None:
+        """Take whole events of a stream, or all of any other answer; the next comes when the awaitable is done."""
+        ...
 
 
 Piece: TypeAlias = Generation | bytes
-"""First the generation itself, so that all who share it know whose answer they get, then the answer's bytes: whole
-events of a stream, or all of any other answer."""
+"""First the generation itself, so that all who share it know whose answer they get, then the answer's bytes."""
 
 
 class Engines:
@@ -136,6 +164,7 @@ class Engines:
         client: The connections to them.
         office: Hears how many tokens a body had.
         metrics: Counts what happens.
+        retries: How often one request may be tried again.
     """
 
     def __init__(
@@ -145,14 +174,18 @@ class Engines:
         client: UpstreamClient,
         office: TicketOffice,
         metrics: ProxyMetrics,
+        *,
+        retries: int,
     ) -> None:
         self._scheduler = scheduler
         self._upstreams = upstreams
         self._client = client
         self._office = office
         self._metrics = metrics
+        self._retries = retries
+        self._budget = RetryBudget()
 
-    async def pieces(self, generation: Generation) -> AsyncGenerator[Piece]:
+    async def carry_out(self, generation: Generation, taker: Taker) -> None:
         """Carry out a generation.
 
         During a stream its slot is held; a whole answer is given when the slot has been given back.
@@ -160,52 +193,82 @@ class Engines:
         Raises:
             RequestError: It got no slot, or the engine failed.
         """
-        turn = _Turn(generation, self._scheduler, self._upstreams, self._metrics)
-        async with turn as slot, self._client.post(*self._request(generation)) as answer:
+        try:
+            await self._try(generation, taker)
+        except RequestError as error:
+            if not self._may_retry(generation, error):
+                raise
+            failure = error
+        else:
+            return
+        await self._retry(generation, taker, failure)
+
+    async def _retry(self, generation: Generation, taker: Taker, failure: RequestError) -> None:
+        core = self._scheduler.scheduler
+        with self._budget.retry(core.in_flight + core.waiting) as is_granted:
+            if not is_granted:
+                raise failure
+            while True:
+                self._metrics.retried()
+                generation.ticket = self._office.again(generation.ticket, generation.upstream)
+                try:
+                    return await self._try(generation, taker)
+                except RequestError as error:
+                    if not self._may_retry(generation, error):
+                        raise
+
+    def _may_retry(self, generation: Generation, error: RequestError) -> bool:
+        """Whether a failure may be followed by another try: nothing was passed on, and another engine is there."""
+        if error.reason not in _RETRIED or generation.has_begun or generation.tries > self._retries:
+            return False
+        return generation.upstream is not None and self._upstreams.has_other(
+            generation.ticket.pool, generation.upstream
+        )
+
+    async def _try(self, generation: Generation, taker: Taker) -> None:
+        async with _Turn(generation, self._scheduler, self._upstreams, self._metrics) as turn:
+            body = await self._send(generation, turn, taker)
+        if body is not None:
+            generation.has_begun = True
+            taker.begin(generation)
+            if (flow := taker.take(body)) is not None:
+                await flow
+
+    async def _send(self, generation: Generation, turn: "_Turn", taker: Taker) -> bytes | None:
+        """Send it to the engine at which it has its slot; returns a whole answer, None after a stream."""
+        upstream = turn.upstream
+        headers = upstream.header_lines + generation.headers
+        posting = self._client.post(upstream.origin, generation.path, headers, generation.body(upstream))
+        async with posting as answer:
             if answer.status != 200:  # noqa: PLR2004  HTTP's own number
                 raise await _engine_error(answer)
-            generation.is_event_stream = answer.is_event_stream
-            if answer.is_event_stream:
-                stream = _Stream(generation, slot)
-                first: Generation | None = generation
-                try:
-                    while chunk := await answer.chunk():
-                        if events := stream.feed(chunk):
-                            if first is not None:
-                                yield first
-                                first = None
-                            yield events
-                        if stream.is_failed:
-                            raise RequestError(Reason.UPSTREAM_STREAM_ERROR)
-                    stream.end()
-                finally:
-                    self._account(generation, slot, stream.usage())
-                return
-            body = await self._whole(generation, slot, answer)
-        yield generation
-        yield body
+            if answer.is_event_stream is not generation.call.is_stream:
+                return await self._unexpected(generation, answer)
+            if not answer.is_event_stream:
+                return await self._whole(generation, turn.slot, answer)
+            generation.is_event_stream = True
+            stream = _Stream(generation, turn, taker)
+            try:
+                await answer.pour(stream.feed)
+                stream.end()
+            finally:
+                self._account(generation, turn.slot, stream.usage())
+        return None
 
-    def _request(self, generation: Generation) -> tuple[str, bytes, dict[str, str]]:
-        """URL, body and headers for the upstream at which it has its slot."""
-        assert generation.upstream is not None  # noqa: S101  it has its turn
-        upstream = self._upstreams[generation.upstream]
-        url = f"{upstream.settings.root}{generation.path}"
-        return url, generation.body, {**generation.headers, **upstream.headers()}
+    async def _unexpected(self, generation: Generation, answer: Answer) -> bytes:
+        """An answer that is no stream where one was asked for, or one where none was: it can only be an error."""
+        if not answer.is_event_stream:
+            generation.dialect.usage_of(await answer.body(_MAX_ERROR_BYTES))
+        raise RequestError(Reason.UPSTREAM_PROTOCOL_ERROR)
 
     async def _whole(self, generation: Generation, slot: Slot, answer: Answer) -> bytes:
         body = await answer.body(_MAX_ANSWER_BYTES)
-        try:
-            if generation.tools is not None:
-                body = generation.tools.answer(body)
-            if generation.is_agents:
-                told: _Accounted = _concluded.decode(body)
-            else:
-                told = _accounted.decode(body)
-        except _NOT_UNDERSTOOD as error:
-            raise RequestError(Reason.UPSTREAM_PROTOCOL_ERROR) from error
-        if isinstance(told, _Concluded) and told.is_stopped:
+        if generation.tools is not None:
+            body = _emulated(generation.tools, body)
+        usage = generation.dialect.usage_of(body)
+        if generation.call.has_tools and generation.dialect.is_final(body):
             slot.session_over()
-        self._account(generation, slot, _counts(told.usage))
+        self._account(generation, slot, usage)
         return body
 
     def _account(self, generation: Generation, slot: Slot, usage: Usage | None) -> None:
@@ -218,19 +281,89 @@ class Engines:
         self._metrics.used(usage)
 
 
+async def pieces(engines: Engines, generation: Generation) -> AsyncGenerator[Piece]:
+    """The pieces of a generation for those who take them one by one, each at their own pace.
+
+    Raises:
+        RequestError: As `Engines.carry_out`.
+    """
+    counter = _Counter()
+    work = asyncio.get_running_loop().create_task(engines.carry_out(generation, counter))
+    work.add_done_callback(counter.close)
+    try:
+        while (piece := await counter.next()) is not None:
+            yield piece
+        await work
+    finally:
+        work.cancel()
+        with contextlib.suppress(asyncio.CancelledError, RequestError):
+            await work
+
+
+class _Counter:
+    """Hands pieces over one at a time: the next is made when the last has been taken."""
+
+    def __init__(self) -> None:
+        self._pieces: list[Piece] = []
+        self._taken: asyncio.Future[None] | None = None
+        self._news = asyncio.Event()
+        self._is_closed = False
+
+    def begin(self, generation: Generation) -> None:
+        """See `Taker`."""
+        self._pieces.append(generation)
+
+    def take(self, piece: bytes) -> Awaitable[object]:
+        """See `Taker`."""
+        self._pieces.append(piece)
+        self._taken = asyncio.get_running_loop().create_future()
+        self._news.set()
+        return self._taken
+
+    def close(self, _work: object) -> None:
+        """No more will come."""
+        self._is_closed = True
+        self._news.set()
+
+    async def next(self) -> Piece | None:
+        """The next piece, None after the last."""
+        if not self._pieces:
+            if self._taken is not None and not self._taken.done():
+                self._taken.set_result(None)
+            if not self._is_closed:
+                self._news.clear()
+                await self._news.wait()
+        return self._pieces.pop(0) if self._pieces else None
+
+
 class _Turn:
-    """Holds a generation's slot; a class, not a generator, as it is on the path of every request.
+    """Holds a generation's slot and tells what became of it; a class, as it is on the path of every request.
 
     Args:
         generation: Learns where it goes and how long it waited.
         scheduler: Gives the slot, and hears when the engine pushed back.
-        upstreams: Hear when one cannot be reached.
+        upstreams: Hear how the engine fares.
         metrics: Count what is turned away.
+
+    Attributes:
+        slot: The slot.
+        upstream: Where it is.
+        has_begun: Whether the first token has come.
     """
 
-    __slots__ = ("_block", "_generation", "_metrics", "_slot", "_upstreams")
+    __slots__ = (
+        "_block",
+        "_dispatched_s",
+        "_generation",
+        "_metrics",
+        "_upstreams",
+        "has_begun",
+        "slot",
+        "upstream",
+    )
 
-    _slot: Slot
+    slot: Slot
+    upstream: Upstream
 
     def __init__(
         self,
@@ -243,26 +376,50 @@ class _Turn:
         self._block = scheduler.slot(generation.ticket)
         self._upstreams = upstreams
         self._metrics = metrics
+        self.has_begun = False
 
-    async def __aenter__(self) -> Slot:
+    async def __aenter__(self) -> Self:
+        generation = self._generation
         try:
-            slot = self._slot = await self._block.__aenter__()
+            slot = self.slot = await self._block.__aenter__()
         except TurnedAway as turned_away:
             self._metrics.turned_away(turned_away.reason)
             reason = TURNED_AWAY[turned_away.reason]
             raise RequestError(reason, retry_after_s=turned_away.retry_after_s) from turned_away
-        self._generation.upstream, self._generation.waited_s = slot.upstream_id, slot.waited_s
-        return slot
+        generation.upstream = slot.upstream_id
+        generation.waited_s += slot.waited_s
+        generation.tries += 1
+        self.upstream = self._upstreams[slot.upstream_id]
+        self._dispatched_s = time.monotonic()
+        self.upstream.progress.sent(self._dispatched_s)
+        return self
+
+    def begin(self) -> None:
+        """Tell that the first token has come."""
+        self.has_begun = True
+        self.upstream.progress.began(time.monotonic())
+        if self._upstreams.is_on_trial(self.upstream):  # else its end tells: it may yet be lost
+            self._upstreams.note(self.upstream, Sign.SUCCESS, self._dispatched_s)
 
     async def __aexit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
+        try:
+            self._tell(exc)
+        finally:
+            await self._block.__aexit__(exc_type, exc, traceback)
+
+    def _tell(self, exc: BaseException | None) -> None:
+        """Tell what became of the request at its engine."""
+        self.upstream.progress.ended(has_begun=self.has_begun)
         reason = exc.reason if isinstance(exc, RequestError) else None
-        if reason in _PUSH_BACKS:
-            self._slot.failed(is_push_back=True)
+        # A stream that falls silent in its middle is in trouble by itself: an engine with too much is slow with all.
+        if reason in _PUSH_BACKS and not self.has_begun:
+            self.slot.failed(is_push_back=True)
+        sign = Sign.SUCCESS if exc is None else _SIGNS.get(reason, Sign.NEUTRAL) if reason else Sign.NEUTRAL
+        self._upstreams.note(self.upstream, sign, self._dispatched_s)
         if reason in _UNREACHABLE:
-            self._upstreams.doubt(self._slot.upstream_id)
-        await self._block.__aexit__(exc_type, exc, traceback)
+            self._upstreams.doubt(self.upstream, is_refused=reason is Reason.NO_HEALTHY_UPSTREAM)
 
 
 class _Stream:
@@ -270,45 +427,66 @@ class _Stream:
 
     Args:
         generation: It gives the rules.
-        slot: Hears of the tokens.
-
-    Attributes:
-        is_failed: Whether the engine has said so, in an event that is kept back.
+        turn: Hears of the tokens.
+        taker: Is given the events.
     """
 
-    def __init__(self, generation: Generation, slot: Slot) -> None:
-        self.is_failed = False
+    __slots__ = (
+        "_borders",
+        "_dialect",
+        "_generation",
+        "_hides_usage",
+        "_is_agents",
+        "_last_events",
+        "_next_note",
+        "_progress",
+        "_rewriter",
+        "_taker",
+        "_tokens",
+        "_turn",
+        "_usage",
+    )
+
+    def __init__(self, generation: Generation, turn: _Turn, taker: Taker) -> None:
         self._generation = generation
-        self._slot = slot
+        self._dialect = generation.dialect
+        self._turn = turn
+        self._taker = taker
+        self._progress = turn.upstream.progress
         self._borders = sse.EventBorders()
         self._rewriter: StreamRewriter | None = generation.tools.stream() if generation.tools else None
+        self._is_agents = generation.call.has_tools
+        self._hides_usage = not generation.call.wants_usage
         self._tokens = 0
         self._next_note = 1  # told at this many tokens
-        self._usage_events = self._last_events = b""
+        self._usage: Usage | None = None
+        self._last_events = b""
 
-    def feed(self, chunk: bytes) -> bytes:
-        """The events that go to those who take the answer; none while an event is not whole.
+    def feed(self, chunk: bytes) -> Awaitable[object] | None:
+        """Pass on the events that are whole now.
 
         Raises:
-            RequestError: The engine's bytes are not understood.
+            RequestError: The engine's bytes are not understood, or say that it has failed.
         """
+        self._progress.heard(time.monotonic())
         try:
             events = self._borders.feed(chunk)
         except sse.EventTooLargeError as error:
             raise RequestError(Reason.UPSTREAM_PROTOCOL_ERROR) from error
         if not events:
-            return b""
-        if b'"usage"' in events:
-            self._usage_events = events
+            return None
+        dialect = self._dialect
+        if dialect.is_failure(events):
+            return self._fail(events)
+        if not sse.is_understood(events):
+            raise RequestError(Reason.UPSTREAM_PROTOCOL_ERROR)
         self._last_events = events
         self._count(events)
-        if _ERROR_EVENT in events:
-            events, self.is_failed = _up_to_error(events)
-        if self._rewriter is not None:
-            events = _rewritten(events, self._rewriter)
-        if self._generation.is_agents and _STOPPED.search(events):
-            self._slot.session_over()
-        return events
+        if b'"usage"' in events:
+            self._usage = dialect.usage_in(events) or self._usage
+            if self._hides_usage:
+                events = dialect.without_usage(events)
+        return self._pass_on(events)
 
     def end(self) -> None:
         """The engine has closed the stream.
@@ -316,25 +494,44 @@ class _Stream:
         Raises:
             RequestError: It did so before the end.
         """
-        if not self._last_events.rstrip().endswith(b"data: [DONE]"):
+        if not self._dialect.is_end(self._last_events):
             raise RequestError(Reason.UPSTREAM_STREAM_ERROR)
 
     def usage(self) -> Usage | None:
         """What the engine accounts for; where it does not, the scheduler hears of what has been counted here."""
-        usage = _usage_in(self._usage_events)
-        if usage is None:
-            self._slot.used(Usage(self._generation.ticket.input_tokens, self._tokens))
-        return usage
+        if self._usage is None:
+            self._turn.slot.used(Usage(self._generation.ticket.input_tokens, self._tokens))
+        return self._usage
+
+    def _pass_on(self, events: bytes) -> Awaitable[object] | None:
+        if self._rewriter is not None:
+            events = _rewritten(events, self._rewriter)
+        if self._is_agents and self._dialect.is_final(events):
+            self._turn.slot.session_over()
+        if not events:
+            return None
+        if not self._generation.has_begun:
+            self._generation.has_begun = True
+            self._taker.begin(self._generation)
+        return self._taker.take(events)
+
+    def _fail(self, events: bytes) -> None:
+        """Pass on what came before the engine's failure, of which the client is told in our words."""
+        if before := self._dialect.before_failure(events):
+            self._pass_on(before)
+        raise RequestError(Reason.UPSTREAM_STREAM_ERROR)
 
     def _count(self, events: bytes) -> None:
         """Count an event for a token, and tell of the first and then of every `_PROGRESS_EVENTS`."""
         count = events.count(b"\n\n") or 1
-        if not self._tokens and count == 1 and _NO_CONTENT.search(events):
-            return  # the role alone, which some engines send before they have computed the prompt
+        if not self._tokens:
+            if count == 1 and _NO_CONTENT in events.replace(b" ", b""):
+                return  # the role alone, which some engines send before they have computed the prompt
+            self._turn.begin()
         self._tokens += count
         if self._tokens >= self._next_note:
             self._next_note = self._tokens + _PROGRESS_EVENTS
-            self._slot.progress(self._tokens)
+            self._turn.slot.progress(self._tokens)
 
 
 def _rewritten(events: bytes, rewriter: StreamRewriter) -> bytes:
@@ -344,28 +541,11 @@ def _rewritten(events: bytes, rewriter: StreamRewriter) -> bytes:
         raise RequestError(Reason.UPSTREAM_PROTOCOL_ERROR) from error
 
 
-def _up_to_error(events: bytes) -> tuple[bytes, bool]:
-    """The events before one that says that the stream has failed, and whether there is one."""
-    if events.startswith(_ERROR_EVENT):
-        return b"", True
-    before, error, _ = events.partition(b"\n" + _ERROR_EVENT)
-    return (before + b"\n", True) if error else (events, False)
-
-
-def _usage_in(events: bytes) -> Usage | None:
-    """The last usage that a run of events accounts for."""
-    found = None
-    for data in sse.data_of(events):
-        with contextlib.suppress(msgspec.DecodeError):
-            found = _counts(_accounted.decode(data).usage) or found
-    return found
-
-
-def _counts(usage: _Usage | None) -> Usage | None:
-    """The tokens accounted for; None where there are none or they make no sense."""
-    if usage is None or not (0 <= usage.prompt_tokens <= _MOST_TOKENS >= usage.completion_tokens >= 0):
-        return None
-    return Usage(usage.prompt_tokens, usage.completion_tokens)
+def _emulated(tools: ToolEmulation, body: bytes) -> bytes:
+    try:
+        return tools.answer(body)
+    except _NOT_UNDERSTOOD as error:
+        raise RequestError(Reason.UPSTREAM_PROTOCOL_ERROR) from error
 
 
 async def _engine_error(answer: Answer) -> RequestError:
@@ -373,14 +553,15 @@ async def _engine_error(answer: Answer) -> RequestError:
     status = answer.status
     if status in (429, 503):
         return RequestError(
-            Reason.UPSTREAM_BUSY, status=status, retry_after_s=_seconds(answer.header("retry-after"))
+            Reason.UPSTREAM_BUSY, status=status, retry_after_s=_seconds(answer.header(b"retry-after"))
         )
     if status in (401, 403):
         return RequestError(Reason.UPSTREAM_AUTH_ERROR)
     if not 400 <= status < 500:  # noqa: PLR2004  HTTP's classes of status
         return RequestError(Reason.UPSTREAM_ERROR)
     told = _EngineError()
-    with contextlib.suppress(msgspec.DecodeError):
+    # vLLM repeats what was wrong, however long that was. Unread it is no less the request's fault.
+    with contextlib.suppress(msgspec.DecodeError, RequestError):
         told = _engine_errors.decode(await answer.body(_MAX_ERROR_BYTES)).error
     return RequestError(Reason.REQUEST_REJECTED, told.message, told.param, status=status)
 

@@ -2,9 +2,10 @@
 
 from collections.abc import Callable
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import CollectorRegistry, Counter, Gauge
 
 from muster_batching import AsyncScheduler, Outcome, RequestClass, TurnAwayReason, UpstreamId, Usage
+from muster_observability.metrics import Durations, Tally
 
 _SECONDS = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
 
@@ -20,23 +21,30 @@ class ProxyMetrics:
     def __init__(self, registry: CollectorRegistry, scheduler: AsyncScheduler) -> None:
         self._registry = registry
         self._core = scheduler.scheduler
-        requests = Counter("muster_requests", "Requests that ended, by how.", ["outcome"], registry=registry)
-        self._ended = {each.value: requests.labels(each.value) for each in Outcome}
-        tokens = Counter(
+        self._ended = Tally(
+            "muster_requests", "Requests that ended, by how.", "outcome", list(Outcome), registry
+        )
+        self._tokens = Tally(
             "muster_tokens",
             "Tokens that engines accounted for, once for each generation.",
-            ["direction"],
-            registry=registry,
+            "direction",
+            ("input", "output"),
+            registry,
         )
-        self._input_tokens, self._output_tokens = tokens.labels("input"), tokens.labels("output")
         self._turned_away = Counter(
             "muster_turned_away", "Requests that got no slot, by why.", ["reason"], registry=registry
         )
-        self._queue_s = self._histogram("muster_queue_seconds", "Time from arrival to dispatch.")
-        self._ttft_s = self._histogram(
+        self._retries = Counter(
+            "muster_retries", "Requests sent to an engine once more, after one failed.", registry=registry
+        )
+        self._ejections = Counter(
+            "muster_ejections", "Times that an upstream was ejected.", ["upstream"], registry=registry
+        )
+        self._queue_s = self._durations("muster_queue_seconds", "Time from arrival to dispatch.")
+        self._ttft_s = self._durations(
             "muster_time_to_first_byte_seconds", "Time from arrival to the first byte of the answer."
         )
-        self._duration_s = self._histogram("muster_request_seconds", "Time from arrival to the last byte.")
+        self._duration_s = self._durations("muster_request_seconds", "Time from arrival to the last byte.")
         self._available = Gauge(
             "muster_upstream_available",
             "1 when the upstream answers its probes, else 0.",
@@ -54,7 +62,7 @@ class ProxyMetrics:
 
     def ended(self, outcome: Outcome, duration_s: float) -> None:
         """Count a request that ended, this long after it came."""
-        self._ended[outcome].inc()
+        self._ended.add(outcome)
         self._duration_s.observe(duration_s)
 
     def answered(self, waited_s: float, ttft_s: float | None) -> None:
@@ -65,23 +73,37 @@ class ProxyMetrics:
 
     def used(self, usage: Usage) -> None:
         """Count the tokens that an engine accounted for."""
-        self._input_tokens.inc(usage.input_tokens)
-        self._output_tokens.inc(usage.output_tokens)
+        self._tokens.add("input", usage.input_tokens)
+        self._tokens.add("output", usage.output_tokens)
 
     def turned_away(self, reason: TurnAwayReason) -> None:
         """Count a request that got no slot."""
         self._turned_away.labels(reason.value).inc()
 
+    def retried(self) -> None:
+        """Count a request that is sent once more."""
+        self._retries.inc()
+
+    def ejected(self, upstream: UpstreamId) -> None:
+        """Count an ejection."""
+        self._ejections.labels(upstream).inc()
+
     def set_available(self, upstream: UpstreamId, *, is_available: bool) -> None:
         """Show whether an upstream answers its probes."""
         self._available.labels(upstream).set(int(is_available))
 
-    def show_limit(self, upstream: UpstreamId) -> None:
-        """Show an upstream's slots from now on."""
+    def show_upstream(self, upstream: UpstreamId) -> None:
+        """Show an upstream from now on."""
         self._limit.labels(upstream).set_function(lambda: self._core.slots_on(upstream))
+        self._ejections.labels(upstream)
 
-    def _histogram(self, name: str, documentation: str) -> Histogram:
-        return Histogram(name, documentation, buckets=_SECONDS, registry=self._registry)
+    def forget_upstream(self, upstream: UpstreamId) -> None:
+        """Show an upstream no longer."""
+        for each in (self._available, self._limit, self._ejections):
+            each.remove(upstream)
+
+    def _durations(self, name: str, documentation: str) -> Durations:
+        return Durations(name, documentation, _SECONDS, self._registry)
 
     def _gauge(self, name: str, documentation: str, value: Callable[[], float]) -> None:
         Gauge(name, documentation, registry=self._registry).set_function(value)

@@ -1,11 +1,13 @@
 """The relay: a request's life from its first byte to its last (docs/architecture.md tells it in ten steps).
 
-A plain ASGI route, because its cost is the product's cost: the body's bytes go to the engine as they came and
-the answer's bytes come back as they are, but for models whose tool calls are emulated.
+A plain ASGI route, because its cost is the product's cost: the body's bytes go to the engine as they came, but for the
+fields that only the proxy sets, and the answer's bytes come back as they are, but for models whose tool calls are
+emulated.
 """
 
 import asyncio
 import contextlib
+import time
 from collections.abc import AsyncGenerator
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -13,27 +15,28 @@ from muster_batching import Outcome, RequestClass
 from muster_batching.single_flight import FellBehindError, FlightKey, SingleFlight, flight_key
 from muster_observability import logs
 from muster_proxy import disconnects, wire
+from muster_proxy.admission import Admission
+from muster_proxy.client import header_lines
+from muster_proxy.dialects import DIALECTS
 from muster_proxy.exchange import Exchange
+from muster_proxy.explicit_batch import ExplicitBatch
 from muster_proxy.failures import TURNED_AWAY, Reason, RequestError
-from muster_proxy.generation import Engines, Generation, Piece
+from muster_proxy.generation import Engines, Generation, Piece, pieces
+from muster_proxy.keys import Identity
 from muster_proxy.metrics import ProxyMetrics
 from muster_proxy.settings import ProxySettings
 from muster_proxy.ticketing import TicketOffice
 from muster_proxy.tools.emulation import ToolEmulation
 from muster_proxy.upstreams import Upstreams
+from muster_proxy.wire import Call, Kind
 
 if TYPE_CHECKING:
     from starlette.types import Receive, Scope, Send
 
-_JSON = [(b"content-type", b"application/json")]
-_EVENT_STREAM = [
-    (b"content-type", b"text/event-stream; charset=utf-8"),
-    (b"cache-control", b"no-cache"),
-    (b"x-accel-buffering", b"no"),  # asks nginx to pass events on at once
-]
-
 # What a shared answer keeps for those who read it slowly or come late: some thousand events.
 _SHARED_BYTES = 1024 * 1024
+
+_KEEP_ALIVE_CHECK_S = 1.0
 
 _log = logs.get("proxy")
 
@@ -41,9 +44,10 @@ _Key: TypeAlias = tuple[FlightKey, RequestClass]
 
 
 class Relay:
-    """`POST /v1/chat/completions`.
+    """Serves the calls that go to engines.
 
     Args:
+        admission: Says whose a request is.
         upstreams: Say which models there are.
         engines: Carry out what is asked.
         office: Writes the tickets.
@@ -53,27 +57,38 @@ class Relay:
 
     def __init__(
         self,
+        admission: Admission,
         upstreams: Upstreams,
         engines: Engines,
         office: TicketOffice,
         metrics: ProxyMetrics,
         settings: ProxySettings,
     ) -> None:
+        self._admission = admission
         self._upstreams = upstreams
         self._engines = engines
         self._office = office
         self._metrics = metrics
         self._max_body_bytes = settings.max_body_bytes
+        self._keep_alive_s = settings.keep_alive_s
+        self._streams: set[Exchange] = set()
         self._flights: SingleFlight[_Key, Piece] | None = None
         if settings.single_flight:
             self._flights = SingleFlight(max_buffered=_SHARED_BYTES, size_of=_size_of)
 
-    async def __call__(self, scope: "Scope", receive: "Receive", send: "Send") -> None:
+    async def keep_alive(self) -> None:
+        """Let no stream be silent for long, for as long as this runs."""
+        while self._keep_alive_s:
+            await asyncio.sleep(min(_KEEP_ALIVE_CHECK_S, self._keep_alive_s))
+            now_s = time.monotonic()
+            for exchange in tuple(self._streams):
+                exchange.keep_alive(now_s, self._keep_alive_s)
+
+    async def answer(self, kind: Kind, exchange: Exchange) -> None:
         """Serve one request; every way in which it can end is told to the client and recorded once."""
-        exchange = Exchange(scope, receive, send)
         outcome, failure = Outcome.FAILED, None
         try:
-            await self._serve(exchange)
+            await self._serve(kind, exchange)
             outcome = Outcome.COMPLETED
         except RequestError as error:
             failure = error
@@ -92,89 +107,132 @@ class Relay:
             _log.exception("internal error", request_id=exchange.request_id)
             await exchange.fail(failure)
         finally:
+            self._streams.discard(exchange)
             exchange.record(outcome, self._metrics, failure)
 
-    async def _serve(self, exchange: Exchange) -> None:
-        body = await read_body(exchange, self._max_body_bytes)
-        call = wire.read_chat(body)
+    async def _serve(self, kind: Kind, exchange: Exchange) -> None:
+        identity = self._admission.identify(exchange.scope)
+        exchange.tenant = identity.tenant
+        call = wire.read(kind, await read_body(exchange, self._max_body_bytes))
         exchange.is_stream = call.is_stream
-        tools = self._emulation(call)
-        exchange.model = call.request.model
-        if tools is not None:
-            body = tools.body()
-        generation = Generation(
-            self._office.ticket(exchange, call, len(body)),
-            exchange.scope["path"],
-            body,
-            _headers(exchange),
-            tools,
-            is_agents=bool(call.request.tools),
-        )
-        async with disconnects.watch(exchange.receive, lambda: exchange.is_answered):
-            await _deliver(exchange, self._pieces(exchange, call, generation))
+        if call.is_stream:
+            self._streams.add(exchange)
+        exchange.model = self._model(call)
+        async with disconnects.watch(exchange.receive, exchange.has_answered):
+            if kind is Kind.CHAT_BATCH:
+                batch = ExplicitBatch(self._engines, call)
+                exchange.answer(await batch.answer(lambda each: self._generation(exchange, each, identity)))
+            else:
+                await self._deliver(exchange, self._generation(exchange, call, identity))
+        await exchange.finish()
 
-    def _emulation(self, call: wire.Call) -> ToolEmulation | None:
-        model = call.request.model
-        if model not in self._upstreams.models():
-            if not self._upstreams.all_known:
-                raise RequestError(Reason.NO_HEALTHY_UPSTREAM, "No engine has answered yet.")
-            raise RequestError(
-                Reason.MODEL_NOT_FOUND,
-                "The model does not exist; GET /v1/models lists those that do.",
-                "model",
-            )
+    def _model(self, call: Call) -> str:
+        """The model that is meant."""
+        model = self._upstreams.model_of(call.model)
+        if model is not None:
+            return model
+        if not self._upstreams.all_known:
+            raise RequestError(Reason.NO_HEALTHY_UPSTREAM, "No engine has answered yet.")
+        raise RequestError(
+            Reason.MODEL_NOT_FOUND, "The model does not exist; GET /v1/models lists those that do.", "model"
+        )
+
+    def _generation(self, exchange: Exchange, call: Call, identity: Identity) -> Generation:
+        model = exchange.model
+        self._check(call, model)
+        tools = self._emulation(call, model)
+        changes = call.usage_changes()
+        if model != call.model:
+            changes["model"] = model
+        return Generation(
+            self._office.ticket(exchange, call, identity),
+            call,
+            call.kind.value,
+            DIALECTS[call.kind],
+            _headers(exchange),
+            changes,
+            wire.names_to_strip(call),
+            identity.cache_salt,
+            tools,
+        )
+
+    def _check(self, call: Call, model: str) -> None:
+        """Refuse media that the model does not read, or that its engine would have to fetch."""
         if self._upstreams.reads_text_alone(model):
             wire.refuse_media(call)
-        mode = self._upstreams.tool_mode(model)
-        if mode == "none" and call.request.tools and call.request.tool_choice != "none":
-            raise RequestError(Reason.INVALID_VALUE, "This model does not call tools.", "tools")
-        return ToolEmulation.of(call) if mode == "emulated" else None
+        else:
+            wire.refuse_remote_media(call, is_fetching_allowed=self._upstreams.may_fetch_media(model))
 
-    def _pieces(self, exchange: Exchange, call: wire.Call, generation: Generation) -> AsyncGenerator[Piece]:
-        """The pieces of the answer, maybe of a generation that another request leads."""
-        key = self._key(call, generation)
+    def _emulation(self, call: Call, model: str) -> ToolEmulation | None:
+        mode = self._upstreams.tool_mode(model)
+        if mode == "native":
+            return None
+        if call.kind is Kind.CHAT:
+            if mode == "emulated":
+                return ToolEmulation.of(call)
+            if call.has_tools and call.chat.tool_choice != "none":
+                raise RequestError(Reason.INVALID_VALUE, "This model does not call tools.", "tools")
+        elif call.has_tools:
+            where = f" but on {Kind.CHAT}" if mode == "emulated" else ""
+            raise RequestError(Reason.INVALID_VALUE, f"This model does not call tools{where}.", "tools")
+        return None
+
+    async def _deliver(self, exchange: Exchange, generation: Generation) -> None:
+        """Pass an answer on to its client as it comes; maybe that of a generation that another request leads."""
+        key = self._key(generation)
+        if self._flights is None or key is None:
+            exchange.generation = generation
+            await self._engines.carry_out(generation, exchange)
+            return
 
         def lead() -> AsyncGenerator[Piece]:
             exchange.generation = generation
             exchange.is_shared = False
-            return self._engines.pieces(generation)
+            return pieces(self._engines, generation)
 
-        if self._flights is None or key is None:
-            return lead()
         exchange.is_shared = True  # until it is asked to lead
-        return self._flights.join(key, lead)
+        await _share(exchange, self._flights.join(key, lead))
 
-    def _key(self, call: wire.Call, generation: Generation) -> _Key | None:
+    def _key(self, generation: Generation) -> _Key | None:
         """What identical requests have in common; None where this one stays alone."""
         if self._flights is None:
             return None
         ticket = generation.ticket
         try:
-            key = flight_key(call.fields, tenant=ticket.tenant, path=generation.path)
+            key = flight_key(generation.call.fields, tenant=ticket.tenant, path=generation.path)
         except RecursionError:  # its body is nested too deeply to be written again
             return None
         return None if key is None else (key, ticket.request_class)
 
 
-async def _deliver(exchange: Exchange, pieces: AsyncGenerator[Piece]) -> None:
-    """Pass an answer on to its client as it comes; the next piece is taken when the client has taken the last."""
+class RelayRoute:
+    """The ASGI application of one route; a class, as Starlette takes functions for something else.
+
+    Args:
+        relay: Serves it.
+        kind: Which route.
+    """
+
+    def __init__(self, relay: Relay, kind: Kind) -> None:
+        self._relay = relay
+        self._kind = kind
+        self._dialect = DIALECTS[kind]
+
+    async def __call__(self, scope: "Scope", receive: "Receive", send: "Send") -> None:
+        """Serve one call."""
+        await self._relay.answer(self._kind, Exchange(scope, receive, send, self._dialect))
+
+
+async def _share(exchange: Exchange, shared: AsyncGenerator[Piece]) -> None:
     try:
-        async with contextlib.aclosing(pieces):
-            generation = await anext(pieces)
-            assert isinstance(generation, Generation)  # noqa: S101  it comes first
-            exchange.generation = generation
-            if generation.is_event_stream:
-                await exchange.begin(200, _EVENT_STREAM)
-            async for piece in pieces:
-                assert isinstance(piece, bytes)  # noqa: S101  it has come
-                if generation.is_event_stream:
-                    await exchange.write(piece)
-                else:
-                    await exchange.answer(200, _JSON, piece)
+        async with contextlib.aclosing(shared):
+            async for piece in shared:
+                if isinstance(piece, Generation):
+                    exchange.begin(piece)
+                elif (flow := exchange.take(piece)) is not None:
+                    await flow
     except FellBehindError as error:
         raise RequestError(Reason.READ_TOO_SLOWLY) from error
-    if generation.is_event_stream:
-        await exchange.write(b"", more=False)
 
 
 async def read_body(exchange: Exchange, limit_bytes: int) -> bytes:
@@ -202,11 +260,11 @@ async def read_body(exchange: Exchange, limit_bytes: int) -> bytes:
             return bytes(held)
 
 
-def _headers(exchange: Exchange) -> dict[str, str]:
-    headers = {"content-type": "application/json", "x-request-id": exchange.request_id}
+def _headers(exchange: Exchange) -> bytes:
+    headers = {"x-request-id": exchange.request_id}
     if exchange.session_id is not None:
         headers["x-session-id"] = exchange.session_id
-    return headers
+    return header_lines(headers)
 
 
 def _size_of(piece: Piece) -> int:

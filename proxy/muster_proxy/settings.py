@@ -13,7 +13,15 @@ from typing import Annotated, Any, Literal, cast, get_origin
 from urllib.parse import urlsplit
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, StringConstraints, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    SecretStr,
+    StringConstraints,
+    ValidationError,
+)
 from pydantic.fields import FieldInfo
 from pydantic_settings import (
     BaseSettings,
@@ -24,6 +32,7 @@ from pydantic_settings import (
 
 from muster_observability.logs import LogFormat, LogLevel
 from muster_proxy.embedded.settings import EngineSettings
+from muster_proxy.keys import KeySettings, checked
 
 PREFIX = "MUSTER_"
 CONFIG_VARIABLE = "MUSTER_CONFIG"
@@ -33,6 +42,8 @@ CONFIG_VARIABLE = "MUSTER_CONFIG"
 _ELSEWHERE = ("MUSTER_AGENT_", "MUSTER_VLLM_", "MUSTER_TEST_", "MUSTER_SUPERVISED", CONFIG_VARIABLE)
 
 ToolMode = Literal["native", "emulated", "none"]
+
+_DNS = "dns:"
 
 Port = Annotated[int, Field(ge=0, le=65535)]
 
@@ -48,7 +59,10 @@ class _Section(BaseModel):
 class UpstreamSettings(_Section):
     """One engine replica."""
 
-    url: str = Field(description="Root URL of an OpenAI-compatible server; a trailing `/v1` is accepted.")
+    url: str = Field(
+        description="Root URL of an OpenAI-compatible server; a trailing `/v1` is accepted. With `dns:` before it, "
+        "each address of its host is an upstream of its own, and they are followed as they change."
+    )
     name: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._-]{1,64}$")] | None = Field(
         default=None, description="Name in logs, metrics and `x-muster-upstream`. Default `upstream-N`."
     )
@@ -63,15 +77,34 @@ class UpstreamSettings(_Section):
         "outputs, for models whose chat template ignores tools. `none`: a request with tools is refused.",
     )
     api_key: SecretStr | None = Field(default=None, description="Key that the engine asks for, if any.")
+    cache_salt: bool = Field(
+        default=True,
+        description="Send `cache_salt`, one for each tenant, where there are keys: it keeps the tenants' prefixes "
+        "apart in vLLM's cache. Turn off for an engine that refuses unknown fields.",
+    )
+    priorities: bool = Field(
+        default=False,
+        description="Send `priority` by class. vLLM takes it when started with `--scheduling-policy priority`.",
+    )
+    fetch_media: bool = Field(
+        default=False,
+        description="Let clients name images and sound by `http:` URLs, which the engine then fetches from its own "
+        "network. Without it media comes as `data:` URLs.",
+    )
+
+    @property
+    def is_dns(self) -> bool:
+        """Whether each address of the URL's host is an upstream of its own."""
+        return self.url.startswith(_DNS)
 
     @property
     def root(self) -> str:
-        """The URL without a trailing slash or `/v1`."""
-        return self.url.rstrip("/").removesuffix("/v1").rstrip("/")
+        """The URL without `dns:`, a trailing slash or `/v1`."""
+        return self.url.removeprefix(_DNS).rstrip("/").removesuffix("/v1").rstrip("/")
 
     def model_post_init(self, _context: object, /) -> None:
         """Refuse what is no root of an HTTP server."""
-        parts = urlsplit(self.url)
+        parts = urlsplit(self.root)
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise ValueError("expected a URL like http://127.0.0.1:8000")
         if parts.username or parts.password or parts.query or parts.fragment:
@@ -83,7 +116,24 @@ class UpstreamSettings(_Section):
 class ProxySettings(_Section):
     """The OpenAI-compatible server."""
 
-    port: Port = Field(default=8080, description="Port on 127.0.0.1; 0 takes a free one.")
+    host: str = Field(
+        default="127.0.0.1",
+        description="Address to listen on. One that others can reach needs `keys`.",
+    )
+    port: Port = Field(default=8080, description="Port; 0 takes a free one.")
+    workers: Annotated[int, Field(ge=1, le=64)] = Field(
+        default=1, description="Processes that serve the port, each with a scheduler of its own."
+    )
+    keys: Annotated[list[KeySettings], AfterValidator(checked)] = Field(
+        default_factory=list[KeySettings],
+        description="Who may send requests. `muster key` makes an entry. As a variable: JSON.",
+        examples=['[{"digest": "sha256:...", "tenant": "ada"}]'],
+    )
+    aliases: dict[str, str] = Field(
+        default_factory=dict[str, str],
+        description="Other names of models: `{gpt-4o-mini: qwen2.5-7b-instruct}`. As a variable: JSON.",
+        examples=['{"gpt-4o-mini": "qwen2.5-7b-instruct"}'],
+    )
     upstreams: list[UpstreamSettings] = Field(
         default_factory=list[UpstreamSettings],
         description='The engines. As a variable: JSON, `[{"url": "http://127.0.0.1:8000"}]`.',
@@ -126,13 +176,39 @@ class ProxySettings(_Section):
     connect_timeout_s: Annotated[float, Field(gt=0)] = Field(
         default=2.0, description="Seconds to open a connection to an engine."
     )
-    idle_timeout_s: Annotated[float, Field(gt=0)] = Field(
+    first_byte_timeout_s: Annotated[float, Field(gt=0)] = Field(
         default=600.0,
-        description="Seconds that an engine may be silent, before its first byte or between two.",
+        description="Seconds that an engine has from a request to the first byte of its answer. For an answer that is "
+        "no stream that is all of its generation.",
+    )
+    idle_timeout_s: Annotated[float, Field(gt=0)] = Field(
+        default=120.0, description="Seconds that an engine may be silent in the middle of an answer."
+    )
+    total_timeout_s: Annotated[float, Field(gt=0)] = Field(
+        default=3600.0, description="Seconds that an engine has for a whole answer."
+    )
+    stall_s: Annotated[float, Field(gt=0)] = Field(
+        default=60.0,
+        description="Seconds without any sign of progress after which an engine with work counts as hung, whatever its "
+        "`/health` says, and is given no more for a while.",
+    )
+    retries: Annotated[int, Field(ge=0, le=5)] = Field(
+        default=2,
+        description="Times that a request is sent to another upstream after one failed before its answer's first byte.",
+    )
+    keep_alive_s: Annotated[float, Field(ge=0)] = Field(
+        default=15.0,
+        description="Seconds of silence after which a stream's client is sent a comment, also while it waits for its "
+        "turn; 0 for never.",
     )
     drain_s: Annotated[float, Field(gt=0)] = Field(
         default=30.0,
         description="Seconds that requests in flight have to finish when the proxy is told to stop.",
+    )
+    stop_delay_s: Annotated[float, Field(ge=0)] = Field(
+        default=0.0,
+        description="Seconds for which new requests are still taken after that, while `/health/ready` says 503. "
+        "Behind a load balancer: what it takes to notice.",
     )
 
 
@@ -239,7 +315,7 @@ def _check_variables() -> None:
             continue
         if name not in known:
             raise ConfigurationError(f"{name} is no setting{_nearest(name, known)}")
-        if get_origin(known[name].annotation) is list:
+        if get_origin(known[name].annotation) in (list, dict):
             try:
                 json.loads(os.environ[name])
             except json.JSONDecodeError:

@@ -7,16 +7,15 @@ on their own (`x-stainless-read-timeout`) or what OpenAI may add to (`service_ti
 import itertools
 import math
 import re
-from dataclasses import dataclass
-from hashlib import blake2b
+from dataclasses import dataclass, replace
 from typing import cast
 
-from muster_batching import PoolId, RequestClass, SessionId, TenantId, Ticket, TicketId
-from muster_batching.tickets import NOBODY
+from muster_batching import PoolId, RequestClass, SessionId, Ticket, TicketId, UpstreamId
 from muster_observability.request_ids import is_identifier
 from muster_proxy.exchange import Exchange
 from muster_proxy.failures import Reason, RequestError
-from muster_proxy.wire import Call, ChatRequest
+from muster_proxy.keys import Identity
+from muster_proxy.wire import Call
 
 _CLASS = b"x-muster-class"
 _DEADLINE = b"x-slo-ttft-ms"
@@ -53,31 +52,37 @@ class TicketOffice:
         self._numbers = itertools.count()
         self._ratios: dict[PoolId, _Ratio] = {}
 
-    def ticket(self, exchange: Exchange, call: Call, size_bytes: int) -> Ticket:
+    def ticket(self, exchange: Exchange, call: Call, identity: Identity) -> Ticket:
         """Write the ticket of a request for a model that exists.
 
         Args:
             exchange: Has the headers and the time at which it came.
             call: The body, read.
-            size_bytes: Of the body that the engine gets.
+            identity: Who sent it.
 
         Raises:
             RequestError: `x-muster-class` or `x-slo-ttft-ms` is malformed.
         """
         model = PoolId(exchange.model)
-        session = exchange.session_id or _cache_key(call.request)
+        session = exchange.session_id or _cache_key(call)
+        size_bytes = len(call.body)
         return Ticket(
             TicketId(str(next(self._numbers))),
             model,
             size_bytes,
-            request_class=_class_of(exchange, call.request),
-            tenant=tenant_of(exchange.header(b"authorization")),
+            request_class=identity.clamp(_class_of(exchange, call)),
+            tenant=identity.tenant,
+            weight=identity.weight,
             session=None if session is None else SessionId(session),
             input_tokens=self._tokens(model, call, size_bytes),
             max_output_tokens=call.max_output_tokens,
             deadline_s=_deadline_s(exchange),
             is_stream=call.is_stream,
         )
+
+    def again(self, ticket: Ticket, avoid: UpstreamId | None) -> Ticket:
+        """The ticket of a request that failed at an upstream and is tried once more."""
+        return replace(ticket, id=TicketId(str(next(self._numbers))), avoid=avoid)
 
     def learn(self, ticket: Ticket, input_tokens: int) -> None:
         """Hear how many tokens a ticket's body had."""
@@ -112,19 +117,10 @@ class _Ratio:
         self._tokens = _FADE * self._tokens + tokens
 
 
-def tenant_of(authorization: str | None) -> TenantId:
-    """Who pays: a digest of the bearer token, 32 hexadecimal digits, so that the token itself goes no further."""
-    scheme, _, token = (authorization or "").partition(" ")
-    token = token.strip()
-    if not token or scheme.lower() != "bearer":
-        return NOBODY
-    return TenantId(blake2b(token.encode("latin-1"), digest_size=16).hexdigest())
-
-
-def _class_of(exchange: Exchange, request: ChatRequest) -> RequestClass:
+def _class_of(exchange: Exchange, call: Call) -> RequestClass:
     named = exchange.header(_CLASS)
     if named is None:
-        return _TIERS.get(request.service_tier or "", RequestClass.STANDARD)
+        return _TIERS.get(call.service_tier or "", RequestClass.STANDARD)
     if named not in _CLASSES:
         raise _malformed(_CLASS, "interactive, standard or batch")
     return _CLASSES[named]
@@ -147,8 +143,8 @@ def _malformed(header: bytes, expected: str) -> RequestError:
     return RequestError(Reason.INVALID_VALUE, f"Expected {expected} in the header {name}.", name)
 
 
-def _cache_key(request: ChatRequest) -> str | None:
-    key = request.prompt_cache_key
+def _cache_key(call: Call) -> str | None:
+    key = call.cache_key
     return key if key and is_identifier(key) else None
 
 

@@ -1,22 +1,19 @@
-"""The engines behind the proxy: who they are, which models they serve, whether they answer, how busy they are.
+"""The engines behind the proxy: who they are, which models they serve, whether they may be given work.
 
-Each upstream has one task that probes it. A probe asks `/health` (where there is one) and `/v1/models`, and
-what it learns goes to the scheduler as a report. Traffic helps: a request that cannot connect makes its
-upstream unavailable at once, and wakes the probe.
+What is known of an upstream comes from its probes and metrics (`probing`) and from what becomes of its requests
+(`health`), and goes to the scheduler as a report. A request that cannot connect makes its upstream unavailable at once,
+until a probe reaches it; one that is lost wakes the probe.
 
-A second task reads its `/metrics`. An upstream whose slots are not configured is given an `EngineQueueLimit` once a
-page of metrics has been understood, and an `AimdLimit` until then. Metrics that are lost stop nothing: there is no
-sample then, and the limit knows what to do about that.
+An upstream whose slots are not configured is given an `EngineQueueLimit` once a page of metrics has been understood,
+and an `AimdLimit` until then. Metrics that are lost stop nothing: there is no sample then, and the limit knows what to
+do about that.
 """
 
 import asyncio
-import contextlib
-from collections.abc import AsyncGenerator, Iterable
+import time
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
-
-import httpx
-import msgspec
 
 from muster_batching import (
     AimdLimit,
@@ -25,98 +22,104 @@ from muster_batching import (
     EngineSample,
     FixedLimit,
     PoolId,
+    RequestClass,
     UpstreamId,
     UpstreamReport,
 )
-from muster_batching.samples import CALM
+from muster_batching.tickets import CLASSES
 from muster_observability import logs
-from muster_proxy import engine_metrics
-from muster_proxy.client import UpstreamClient
-from muster_proxy.failures import RequestError
+from muster_proxy.client import Origin, header_lines
+from muster_proxy.health import Change, Fleet, Progress, Sign, State
 from muster_proxy.metrics import ProxyMetrics
 from muster_proxy.settings import ToolMode, UpstreamSettings
 
-# How often an upstream that answers is asked again: new models (LoRA adapters) show up within it.
-PROBE_INTERVAL_S = 5.0
-# An upstream that does not answer is asked often: it may be loading, and a person may be waiting for it.
-FIRST_RETRY_S = 0.1
-LAST_RETRY_S = 2.0
-PROBE_TIMEOUT_S = 5.0
-# A busy engine can miss a probe. Refused connections count at once; silence counts after this many.
-SILENT_PROBES = 3
+_PRIORITIES = {each: rank for rank, each in enumerate(CLASSES)}
+"""vLLM's `priority`: what is lower goes first."""
 
-METRICS_TIMEOUT_S = 1.0
-MAX_METRICS_BYTES = 4 * 1024 * 1024
-# An engine without metrics is asked for them so many times less often: every 5 s by default. It may be started again
-# with them; SGLang and llama.cpp show them only when told to.
-WITHOUT_METRICS = 20
+_AIMD = AimdLimit()
 
 _log = logs.get("proxy")
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Upstream:
     """One engine replica and what is known of it.
 
     Attributes:
         id: Its name in logs, metrics and `x-muster-upstream`.
         settings: As configured.
+        origin: Where it listens.
+        progress: Whether it hangs.
+        peers: Proxies that share it, this one too: workers of one command.
         models: What its `/v1/models` listed last, as it listed them.
         available: Whether it answered its last probe.
-        doubted: Set when traffic could not reach it; wakes the probe.
+        doubted: Set when traffic has met trouble; wakes the probe.
         metered: Set once a page of its metrics has been understood.
-        is_sampled: Whether the last page was.
+        header_lines: The headers that every request to it carries, as lines.
     """
 
     id: UpstreamId
     settings: UpstreamSettings
+    origin: Origin
+    progress: Progress
+    peers: int = 1
     models: dict[str, dict[str, Any]] = field(default_factory=dict[str, dict[str, Any]])
     available: bool = False
     doubted: asyncio.Event = field(default_factory=asyncio.Event)
     metered: asyncio.Event = field(default_factory=asyncio.Event)
-    is_sampled: bool = False
-    silent_probes: int = 0
+    header_lines: bytes = field(init=False)
+
+    def __post_init__(self) -> None:
+        key = self.settings.api_key
+        self.header_lines = header_lines({"authorization": f"Bearer {key.get_secret_value()}"} if key else {})
 
     @property
     def limit(self) -> FixedLimit | EngineQueueLimit | AimdLimit:
         """How its slots are found."""
         if self.settings.limit is not None:
             return FixedLimit(self.settings.limit)
-        return EngineQueueLimit() if self.metered.is_set() else AimdLimit()
+        if self.metered.is_set():
+            return EngineQueueLimit(peers=self.peers)
+        return AimdLimit(initial=max(_AIMD.least, _AIMD.initial // self.peers))
 
-    def headers(self) -> dict[str, str]:
-        """The headers that every request to this upstream carries."""
-        key = self.settings.api_key
-        return {"authorization": f"Bearer {key.get_secret_value()}"} if key else {}
+    def fields(self, request_class: RequestClass, cache_salt: str | None) -> dict[str, Any]:
+        """The fields of a request's body that only the proxy sets."""
+        fields: dict[str, Any] = {}
+        if cache_salt is not None and self.settings.cache_salt:
+            fields["cache_salt"] = cache_salt
+        if self.settings.priorities:
+            fields["priority"] = _PRIORITIES[request_class]
+        return fields
 
 
 class Upstreams:
     """All upstreams of a proxy.
 
     Args:
-        settings: The upstreams as configured.
         scheduler: Told of every change.
         metrics: Shows which are available.
-        scrape_interval_s: Seconds between two readings of an engine's metrics.
+        aliases: Other names of models, each with the model that it stands for.
+        stall_s: Seconds without progress after which an engine with work counts as hung.
+        peers: Proxies that share the upstreams, this one too.
     """
 
     def __init__(
         self,
-        settings: Iterable[UpstreamSettings],
         scheduler: AsyncScheduler,
         metrics: ProxyMetrics,
+        aliases: Mapping[str, str],
         *,
-        scrape_interval_s: float,
+        stall_s: float,
+        peers: int,
     ) -> None:
+        self._peers = peers
         self._scheduler = scheduler
         self._metrics = metrics
-        self._scrape_interval_s = scrape_interval_s
+        self._aliases = aliases
+        self._stall_s = stall_s
+        self._fleet = Fleet(stall_s=stall_s)
         self._all: dict[UpstreamId, Upstream] = {}
         self._models: dict[str, dict[str, Any]] = {}  # merged when they change: every request asks
-        for number, each in enumerate(settings, start=1):
-            upstream = Upstream(UpstreamId(each.name or f"upstream-{number}"), each)
-            self._all[upstream.id] = upstream
-            metrics.show_limit(upstream.id)
 
     def __getitem__(self, upstream_id: UpstreamId) -> Upstream:
         return self._all[upstream_id]
@@ -129,11 +132,26 @@ class Upstreams:
     @property
     def all_known(self) -> bool:
         """Whether every upstream has told its models at least once."""
-        return all(upstream.models for upstream in self._all.values())
+        return bool(self._all) and all(upstream.models for upstream in self._all.values())
 
     def models(self) -> dict[str, dict[str, Any]]:
-        """Every model that an upstream serves or served, the first upstream's entry where several do."""
+        """Every model that an upstream serves or served, the first upstream's entry where several do; then aliases."""
         return self._models
+
+    def model_of(self, name: str) -> str | None:
+        """The model that a client means; None where there is no such model."""
+        model = self._aliases.get(name, name)
+        return model if model in self._models else None
+
+    def has_other(self, pool: PoolId, than: UpstreamId) -> bool:
+        """Whether another upstream of the pool may be given work."""
+        return any(
+            each.id != than
+            and each.available
+            and pool in each.models
+            and self._fleet.state(each.id) is not State.EJECTED
+            for each in self._all.values()
+        )
 
     def tool_mode(self, model: str) -> ToolMode:
         """How tools are called on this model: emulated where any of its upstreams needs it.
@@ -151,109 +169,45 @@ class Upstreams:
         told = cast("dict[str, object]", architecture) if isinstance(architecture, dict) else {}
         return told.get("input_modalities") == ["text"]
 
-    def doubt(self, upstream_id: UpstreamId) -> None:
-        """Hear from traffic that an upstream cannot be reached."""
-        upstream = self._all[upstream_id]
-        self._learn(upstream, available=False)
-        upstream.doubted.set()
+    def may_fetch_media(self, model: str) -> bool:
+        """Whether all of the model's upstreams may fetch what a client's URLs name."""
+        return all(each.settings.fetch_media for each in self._all.values() if model in each.models)
 
-    @contextlib.asynccontextmanager
-    async def watching(self, client: UpstreamClient) -> AsyncGenerator[None]:
-        """Probe all upstreams and read their metrics for as long as the block runs.
+    def add(self, upstream_id: UpstreamId, settings: UpstreamSettings, origin: Origin) -> Upstream:
+        """Take an upstream in; it is given work when it is available."""
+        upstream = Upstream(upstream_id, settings, origin, Progress(stall_s=self._stall_s), self._peers)
+        self._all[upstream_id] = upstream
+        self._metrics.show_upstream(upstream_id)
+        return upstream
+
+    def remove(self, upstream: Upstream) -> None:
+        """Take an upstream out; what it has in flight may finish."""
+        self.learn(upstream, available=False)
+        self._scheduler.remove(upstream.id)
+        self._metrics.forget_upstream(upstream.id)
+
+    def learn(
+        self,
+        upstream: Upstream,
+        *,
+        available: bool,
+        models: dict[str, dict[str, Any]] | None = None,
+        sample: EngineSample | None = None,
+    ) -> None:
+        """Hear what a probe has found.
 
         Args:
-            client: Reads the metrics, which is done too often for a client that costs more.
+            upstream: Which.
+            available: Whether it answers.
+            models: What it serves, if that was told.
+            sample: A first page of metrics: taken before the upstream's first request, so that its limit is the right
+                one from the start.
         """
-        timeout = httpx.Timeout(PROBE_TIMEOUT_S)
-        async with (
-            httpx.AsyncClient(timeout=timeout, trust_env=False) as prober,
-            asyncio.TaskGroup() as tasks,
-        ):
-            watches = [
-                tasks.create_task(watch)
-                for each in self._all.values()
-                for watch in (self._keep_probing(each, prober, client), self._keep_sampling(each, client))
-            ]
-            try:
-                yield
-            finally:
-                for watch in watches:
-                    watch.cancel()
-
-    async def _keep_sampling(self, upstream: Upstream, client: UpstreamClient) -> None:
-        while True:
-            self._hear(upstream, await _sample_of(upstream, client))
-            if upstream.metered.is_set():
-                await self._until_next_reading()
-            else:
-                with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(WITHOUT_METRICS * self._scrape_interval_s):
-                        await upstream.metered.wait()
-
-    async def _until_next_reading(self) -> None:
-        for _ in range(CALM):
-            await asyncio.sleep(self._scrape_interval_s)
-            if self._scheduler.scheduler.waiting:
-                return
-
-    def _hear(self, upstream: Upstream, sample: EngineSample | None) -> None:
-        if upstream.is_sampled != (sample is not None):
-            upstream.is_sampled = sample is not None
-            _log.debug("metrics are read" if sample else "metrics cannot be read", upstream=upstream.id)
-        if sample is None:
-            return
-        if not upstream.metered.is_set():
-            upstream.metered.set()
-            if upstream.available:
-                self._report(upstream)
-        self._scheduler.sample(upstream.id, sample)
-
-    async def _keep_probing(
-        self, upstream: Upstream, prober: httpx.AsyncClient, client: UpstreamClient
-    ) -> None:
-        retry_s = FIRST_RETRY_S
-        while True:
-            upstream.doubted.clear()
-            await self._probe(upstream, prober, client)
-            retry_s = FIRST_RETRY_S if upstream.available else min(LAST_RETRY_S, retry_s * 1.5)
-            pause_s = PROBE_INTERVAL_S if upstream.available else retry_s
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(pause_s):
-                    await upstream.doubted.wait()
-                    # The engine that just refused a connection refuses the next one too: wait a little.
-                    await asyncio.sleep(FIRST_RETRY_S)
-
-    async def _probe(self, upstream: Upstream, prober: httpx.AsyncClient, client: UpstreamClient) -> None:
-        root = upstream.settings.root
-        try:
-            health = await prober.get(f"{root}/health", headers=upstream.headers())
-            if health.is_server_error:
-                return self._learn(upstream, available=False)
-            answer = await prober.get(f"{root}/v1/models", headers=upstream.headers())
-            models = _models_of(answer)
-        except httpx.TimeoutException:
-            upstream.silent_probes += 1
-            if upstream.silent_probes >= SILENT_PROBES:
-                self._learn(upstream, available=False)
-            return None
-        except (httpx.HTTPError, ValueError) as error:
-            _log.debug("probe failed", upstream=upstream.id, error=type(error).__name__)
-            return self._learn(upstream, available=False)
-        upstream.models = models
-        self._models = {}
-        for each in self._all.values():
-            self._models |= {name: entry for name, entry in each.models.items() if name not in self._models}
-        if upstream.available:
-            return self._learn(upstream, available=True)
-        # Before its first request, so that its limit is the right one from the start.
-        sample = await _sample_of(upstream, client)
+        if models is not None:
+            upstream.models = models
+            self._merge()
         if sample is not None:
             upstream.metered.set()
-        self._learn(upstream, available=True)
-        return self._hear(upstream, sample)
-
-    def _learn(self, upstream: Upstream, *, available: bool) -> None:
-        upstream.silent_probes = 0
         if available != upstream.available:
             upstream.available = available
             _log.info(
@@ -262,47 +216,86 @@ class Upstreams:
                 models=sorted(upstream.models),
             )
         self._metrics.set_available(upstream.id, is_available=available)
+        pools = frozenset(PoolId(name) for name in upstream.models)
+        self._apply(self._fleet.report(upstream.id, pools, available=available, now_s=time.monotonic()))
         self._report(upstream)
+        if sample is not None:
+            self._scheduler.sample(upstream.id, sample)
+
+    def sample(self, upstream: Upstream, sample: EngineSample) -> None:
+        """Hear what an upstream's metrics say."""
+        if not upstream.metered.is_set():
+            upstream.metered.set()
+            if upstream.available:
+                self._report(upstream)
+        if sample.tokens is not None:
+            upstream.progress.counted(sample.tokens, time.monotonic())
+        self._scheduler.sample(upstream.id, sample)
+
+    def note(self, upstream: Upstream, sign: Sign, dispatched_s: float) -> None:
+        """Hear what became of a request that was sent to an upstream then."""
+        changes = self._fleet.note(upstream.id, sign, time.monotonic(), dispatched_s=dispatched_s)
+        if changes:
+            self._apply(changes)
+
+    def is_on_trial(self, upstream: Upstream) -> bool:
+        """Whether its next answer decides if it is given work again."""
+        return self._fleet.state(upstream.id) is State.TRIAL
+
+    def doubt(self, upstream: Upstream, *, is_refused: bool) -> None:
+        """Hear that an upstream could not be reached, or was lost: its probe asks at once.
+
+        Args:
+            upstream: Which.
+            is_refused: It takes no connection, and so no work until a probe has reached it.
+        """
+        if is_refused and upstream.available:
+            self.learn(upstream, available=False)
+        upstream.doubted.set()
+
+    def judge(self) -> None:
+        """End the ejections that are over, and eject what hangs; to be called every second or so."""
+        now_s = time.monotonic()
+        self._apply(self._fleet.wake(now_s))
+        for upstream in self._all.values():
+            if upstream.available and upstream.progress.is_stalled(now_s):
+                self._apply(self._fleet.stalled(upstream.id, now_s))
+
+    def _merge(self) -> None:
+        merged: dict[str, dict[str, Any]] = {}
+        for each in self._all.values():
+            merged |= {name: entry for name, entry in each.models.items() if name not in merged}
+        merged |= {
+            alias: {**merged[model], "id": alias}
+            for alias, model in self._aliases.items()
+            if model in merged and alias not in merged
+        }
+        self._models = merged
+
+    def _apply(self, changes: Iterable[Change]) -> None:
+        for change in changes:
+            upstream = self._all[change.upstream]
+            _log.warning(
+                f"upstream is {change.state}",
+                upstream=upstream.id,
+                cause=change.cause,
+                for_s=change.for_s,
+            )
+            if change.state is State.EJECTED:
+                self._metrics.ejected(upstream.id)
+            self._report(upstream)
 
     def _report(self, upstream: Upstream) -> None:
+        state = self._fleet.state(upstream.id)
         self._scheduler.report(
             upstream.id,
             UpstreamReport(
-                limit=upstream.limit,
+                limit=FixedLimit(1) if state is State.TRIAL else upstream.limit,
                 pools=frozenset(PoolId(name) for name in upstream.models),
-                available=upstream.available,
+                available=upstream.available and state is not State.EJECTED,
             ),
         )
 
-
-async def _sample_of(upstream: Upstream, client: UpstreamClient) -> EngineSample | None:
-    """What the upstream's metrics say now; None where that is not to be had."""
-    try:
-        page = await client.get(
-            f"{upstream.settings.root}/metrics",
-            upstream.headers(),
-            timeout_s=METRICS_TIMEOUT_S,
-            limit_bytes=MAX_METRICS_BYTES,
-        )
-    except RequestError:
-        return None
-    return None if page is None else engine_metrics.read(page)
-
-
-class _ModelList(msgspec.Struct):
-    data: list[dict[str, Any]]
-
-
-def _models_of(answer: httpx.Response) -> dict[str, dict[str, Any]]:
-    """The models that a `/v1/models` answer lists, by id.
-
-    Raises:
-        httpx.HTTPStatusError: The answer is an error.
-        ValueError: The answer is not a list of models, or of none.
-    """
-    answer.raise_for_status()
-    listed = msgspec.json.decode(answer.content, type=_ModelList)
-    models = {entry["id"]: entry for entry in listed.data if isinstance(entry.get("id"), str)}
-    if not models:
-        raise ValueError("no model is served")
-    return models
+    def all(self) -> Sequence[Upstream]:
+        """Every upstream that was taken in, in that order."""
+        return tuple(self._all.values())

@@ -4,6 +4,8 @@ import json
 import subprocess
 import sys
 
+import pytest
+
 PROGRAM = """
 import logging, sys
 from muster_observability import logs
@@ -45,3 +47,37 @@ def test_a_traceback_shows_no_variables() -> None:
     for log_format in ("json", "console"):
         assert "ZeroDivisionError" in "".join(run(log_format))
         assert "CANARY" not in "".join(run(log_format))
+
+
+TWICE = """
+import sys, structlog
+from muster_observability import logs
+logs.configure(sys.argv[1], sys.argv[2])
+structlog.contextvars.bind_contextvars(worker=1)
+fields = {"request_id": "a\\nb", "model": "\\u00e9", "tokens": None}
+logs.get("proxy").info("request", **fields)
+logs.info("proxy", "request", fields)
+"""
+
+
+@pytest.mark.parametrize(("level", "log_format"), [("info", "json"), ("debug", "json"), ("info", "console")])
+def test_the_short_way_writes_the_same_line(level: str, log_format: str) -> None:
+    """But for its time: fields, context and order."""
+    lines = twice(level, log_format)
+    if log_format == "json":
+        one, other = ({**json.loads(line), "timestamp": ""} for line in lines)
+    else:
+        one, other = (line[line.index("[") :] for line in lines)
+
+    assert one == other
+
+
+def test_the_short_way_heeds_the_level() -> None:
+    """What is not to be logged is not."""
+    assert twice("warning", "json") == []
+
+
+def twice(level: str, log_format: str) -> list[str]:
+    """The lines of a process that logs one event both ways."""
+    command = [sys.executable, "-c", TWICE, level, log_format]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stderr.splitlines()

@@ -11,8 +11,11 @@ import pytest
 
 from muster_observability import server
 from muster_proxy.app import create_app
+from muster_proxy.protocol import HttpServer
 from muster_proxy.settings import ProxySettings, UpstreamSettings
 from muster_proxy.testing import FakeVllm
+
+_OF_UPSTREAMS = ("limit", "tool_mode", "cache_salt", "priorities", "fetch_media", "api_key")
 
 Proxied = Callable[..., AbstractAsyncContextManager[httpx.AsyncClient]]
 
@@ -26,12 +29,13 @@ async def engine() -> AsyncIterator[FakeVllm]:
 
 @contextlib.asynccontextmanager
 async def _proxied(*urls: str, is_ready: bool = True, **fields: Any) -> AsyncGenerator[httpx.AsyncClient]:
-    described = {name: fields.pop(name) for name in ("limit", "tool_mode") if name in fields}
+    described = {name: fields.pop(name) for name in _OF_UPSTREAMS if name in fields}
+    door = fields.pop("door", None)
     settings = ProxySettings(upstreams=[UpstreamSettings(url=url, **described) for url in urls], **fields)
     with server.bind(0, "") as listener:
         url = f"http://127.0.0.1:{listener.getsockname()[1]}"
         async with (
-            server.serving(create_app(settings), listener),
+            server.serving(create_app(settings, door), listener, server.Manner(HttpServer())),
             httpx.AsyncClient(base_url=url, trust_env=False, timeout=30) as client,
         ):
             while is_ready and not (await client.get("/health/ready")).is_success:

@@ -80,7 +80,7 @@ def test_an_engines_page_is_understood(page: bytes, sample: EngineSample) -> Non
 
 def test_what_the_fake_engine_tells_is_what_is_read() -> None:
     """A sample survives the way through the text format."""
-    sample = EngineSample(12, 3, 0.5, H200_8B.kv_tokens, 1, 2000, 1000)
+    sample = EngineSample(12, 3, 0.5, H200_8B.kv_tokens, 1, 2000, 1000, tokens=0)
 
     assert engine_metrics.read(text_of(EngineReading("m", sample, H200_8B))) == sample
 

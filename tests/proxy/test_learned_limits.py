@@ -155,7 +155,9 @@ async def test_an_agents_final_answer_makes_room_for_the_next_session(
 
 async def test_a_streams_tokens_are_counted_where_the_engine_does_not_tell(proxied: Proxied) -> None:
     """Such a stream is charged for its events: only an engine's own account is shown as tokens."""
+    events = [b'data: {"choices": [{"delta": {"content": "a"}}]}\n\n', b"data: [DONE]\n\n"]
     async with FakeVllm() as engine, proxied(engine.url) as client:
+        engine.script(Reply(raw=events, content_type="text/event-stream"))
         async with open_stream(client) as answer:
             assert [line async for line in answer.aiter_lines() if line][-1] == "data: [DONE]"
         assert await metric(client, 'muster_tokens_total{direction="output"}') == 0

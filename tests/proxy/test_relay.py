@@ -36,7 +36,7 @@ async def test_a_stream_passes_event_by_event(engine: FakeVllm, proxied: Proxied
     async with proxied(engine.url) as client, open_stream(client) as answer:
         events = answer.aiter_lines()
         lines = [await anext(events) for _ in range(3)]
-        assert '"content": "one"' in lines[2]
+        assert '"one"' in lines[2]
 
         resume.set()
         rest = [line async for line in events if line]
@@ -155,8 +155,11 @@ async def test_a_client_that_hangs_up_mid_stream_aborts_its_generation(
 
 
 async def test_an_engine_lost_before_its_answer_is_a_503(engine: FakeVllm, proxied: Proxied) -> None:
-    """Nothing was sent yet, so the client gets a clean error that says to try again."""
-    engine.script(Reply(breaks_after=0))
+    """Nothing was sent yet, so the client gets a clean error that says to try again.
+
+    Twice: the first time the connection had been used before, and might have been closed for that.
+    """
+    engine.script(Reply(breaks_after=0), Reply(breaks_after=0))
     async with proxied(engine.url) as client:
         answer = await post(client)
 

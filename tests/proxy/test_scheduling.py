@@ -272,7 +272,7 @@ async def test_an_engine_that_pushes_back_is_given_less(
 async def test_an_engine_that_is_silent_is_given_less(engine: FakeVllm, proxied: Proxied) -> None:
     """A timeout is a push-back."""
     engine.script(Reply(release=asyncio.Event()))
-    async with proxied(engine.url, idle_timeout_s=0.05) as client:
+    async with proxied(engine.url, first_byte_timeout_s=0.05) as client:
         assert (await post(client)).json()["error"]["code"] == "upstream_timeout"
         assert await limit(client) == 4
 

@@ -44,7 +44,7 @@ def test_an_option_wins_over_the_environment_over_the_file_over_the_default(tmp_
         12,
         3,
     )
-    assert loaded["proxy"]["idle_timeout_s"] == 600
+    assert loaded["proxy"]["idle_timeout_s"] == 120
     assert (loaded["engine"]["slots"], loaded["engine"]["port"], loaded["log_level"]) == (5, 8082, "error")
 
 

@@ -1,17 +1,20 @@
 """What the scheduler is told of a request: the ticket that its headers and body make."""
 
 import time
+from dataclasses import replace
 from typing import Any
 
 import orjson
 import pytest
 
-from muster_batching import RequestClass, Ticket
-from muster_batching.tickets import NOBODY
+from muster_batching import RequestClass, TenantId, Ticket, UpstreamId
 from muster_proxy import wire
 from muster_proxy.exchange import Exchange
 from muster_proxy.failures import RequestError
-from muster_proxy.ticketing import TicketOffice, tenant_of
+from muster_proxy.keys import Identity
+from muster_proxy.ticketing import TicketOffice
+
+ANYBODY = Identity(TenantId("ada"), 1.0, RequestClass.INTERACTIVE, None)
 
 TEXT = [{"role": "user", "content": "x" * 3900}]
 
@@ -21,17 +24,19 @@ async def _nothing(*_arguments: object) -> Any:
 
 
 def ticket(
-    office: TicketOffice | None = None, headers: dict[str, str] | None = None, **fields: Any
+    office: TicketOffice | None = None,
+    headers: dict[str, str] | None = None,
+    identity: Identity = ANYBODY,
+    **fields: Any,
 ) -> Ticket:
     """The ticket of a request with these headers and fields."""
     scope = {
         "headers": [(name.encode(), value.encode("latin-1")) for name, value in (headers or {}).items()],
-        "muster.request_id": "r",
     }
     body = orjson.dumps({"model": "m", "messages": TEXT, **fields})
     exchange = Exchange(scope, _nothing, _nothing)
     exchange.model = "m"
-    return (office or TicketOffice()).ticket(exchange, wire.read_chat(body), len(body))
+    return (office or TicketOffice()).ticket(exchange, wire.read_chat(body), identity)
 
 
 @pytest.mark.parametrize(
@@ -120,16 +125,24 @@ def test_a_malformed_header_of_ours_is_refused_by_its_name(header: str, value: s
     assert not value or value not in str(caught.value.message)
 
 
-def test_a_tenant_is_a_digest_of_its_key() -> None:
-    """One for each key, which cannot be read from it; nobody's without a bearer token."""
-    one, other = tenant_of("Bearer sk-one"), tenant_of("Bearer sk-other")
+def test_who_sent_it_decides_for_whom_it_counts_and_how_urgent_it_may_be() -> None:
+    """Tenant and weight are the key's, whatever the request says; its class is at most the key's."""
+    batch = Identity(TenantId("night"), 0.5, RequestClass.BATCH, None)
+    urgent = ticket(headers={"x-muster-class": "interactive"}, identity=batch)
 
-    assert one == tenant_of("bearer  sk-one ")
-    assert len({one, other, NOBODY}) == 3
-    assert len(one) == 32
-    assert "sk" not in one
-    for nothing in (None, "", "Bearer", "Bearer ", "Basic c2stb25l"):
-        assert tenant_of(nothing) == NOBODY
+    assert (urgent.tenant, urgent.weight, urgent.request_class) == ("night", 0.5, RequestClass.BATCH)
+    assert ticket(identity=ANYBODY, service_tier="priority").request_class is RequestClass.INTERACTIVE
+
+
+def test_another_try_is_a_ticket_of_its_own_that_goes_elsewhere() -> None:
+    """Nothing else about it changes."""
+    office = TicketOffice()
+    first = ticket(office)
+    again = office.again(first, UpstreamId("a"))
+
+    assert again.id != first.id
+    assert replace(again, id=first.id, avoid=None) == first
+    assert again.avoid == "a"
 
 
 @pytest.mark.parametrize(

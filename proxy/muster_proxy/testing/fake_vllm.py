@@ -17,28 +17,31 @@ import asyncio
 import contextlib
 import json
 from collections import deque
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, Self, TypeAlias
 
 from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from muster_batching.samples import EngineSample
 from muster_batching.testing import EngineProfile
 from muster_observability import server
-from muster_proxy.testing import asked, engine_metrics
+from muster_proxy.testing import asked, engine_metrics, plain
 from muster_proxy.testing.engine_metrics import EngineReading, EngineTotals
 from muster_proxy.testing.engine_run import EngineRun
 from muster_proxy.testing.modelled import ModelledAnswer
+from muster_proxy.testing.scripted import CutError, Reply, ScriptedAnswer, Stage
+from muster_proxy.testing.spoken import Head
 
 if TYPE_CHECKING:
     import uvicorn
 
-_CREATED = 1_700_000_000
+_CREATED_S = 1_700_000_000
 _MAX_MODEL_LEN = 32_768
 
 MetricsMode: TypeAlias = Literal["honest", "missing", "stale", "zero", "full"]
@@ -49,36 +52,13 @@ _FULL_QUEUE = 1_000
 
 _Play: TypeAlias = Callable[[Scope, Receive, Send], Awaitable[None]]
 
-
-@dataclass(frozen=True)
-class Reply:
-    """What the engine does with one request.
-
-    Attributes:
-        text: The answer; a stream gives it word by word.
-        finish_reason: How it ends.
-        status: Of the HTTP answer; anything but 200 answers with `error`.
-        error: The body of an error.
-        headers: More headers of an error.
-        raw: The answer's body, in these pieces, in place of what `text` would give.
-        content_type: Of a raw answer.
-        release: The first byte waits for it.
-        breaks_after: Pieces after which the connection is cut; 0 cuts it before the answer's head.
-        pauses_after: Pieces after which a stream waits for `resume`.
-        resume: See `pauses_after`.
-    """
-
-    text: str = "Hello there, how are you?"
-    finish_reason: str = "stop"
-    status: int = 200
-    error: Mapping[str, Any] | bytes = field(default_factory=dict[str, Any])
-    headers: Mapping[str, str] = field(default_factory=dict[str, str])
-    raw: Sequence[bytes] | None = None
-    content_type: str = "application/json"
-    release: asyncio.Event | None = None
-    breaks_after: int | None = None
-    pauses_after: int | None = None
-    resume: asyncio.Event | None = None
+_GENERATING: Mapping[str, asked.Route] = {
+    "/v1/chat/completions": "chat",
+    "/v1/chat/completions/batch": "batch",
+    "/v1/completions": "completions",
+    "/v1/messages": "messages",
+    "/v1/responses": "responses",
+}
 
 
 @dataclass(frozen=True)
@@ -91,19 +71,19 @@ class Received:
     body: dict[str, Any]
 
 
-class _CutError(Exception):
-    """Leaves the answer unfinished: the server then cuts the connection."""
-
-
 class FakeVllm:
     """A fake engine on 127.0.0.1, serving for as long as its `async with` block runs.
+
+    It serves what generates, `/tokenize` and `/detokenize`, and what pooling models serve: `/v1/embeddings`,
+    `/v1/rerank` and `/v1/score`. What is scripted is answered whatever is asked for; the rest only if vLLM would.
 
     Args:
         model: The model that it serves.
         port: 0 takes a free one.
-        more: More fields of the model's entry in `/v1/models`; with a profile, `max_model_len` is heeded.
+        more: More fields of the model's entry in `/v1/models`; `max_model_len` is heeded.
         profile: The engine to be, for requests that are not scripted; without one they get `Reply()`.
         speed: How many times faster than that engine it is.
+        pooling: Whether it serves what pooling models serve; vLLM with a model that generates does not.
 
     Attributes:
         requests: What it got, in order.
@@ -123,6 +103,7 @@ class FakeVllm:
         *,
         profile: EngineProfile | None = None,
         speed: float = 1.0,
+        pooling: bool = True,
     ) -> None:
         self.model = model
         self.requests: list[Received] = []
@@ -134,10 +115,12 @@ class FakeVllm:
         self.metrics: MetricsMode = "honest" if profile else "missing"
         self._run = EngineRun(profile, speed) if profile else None
         self._more = {**self._context(profile), **(more or {})}
+        self._max_model_len: int = self._more.get("max_model_len", _MAX_MODEL_LEN)
+        self._plain = plain.Plain(self._max_model_len)
         self._told = b""
         self._script: deque[Reply] = deque()
         self._listener = server.bind(port, "port")
-        self._app = _Quiet(Starlette(routes=self._routes()))
+        self._app = _Quiet(_application(self._routes(pooling=pooling)))
         self._serving = server.serving(self._app, self._listener)
         self._server: uvicorn.Server | None = None
 
@@ -181,7 +164,7 @@ class FakeVllm:
         return Response(status_code=503 if self.is_loading else 200)
 
     async def _models(self, _request: Request) -> Response:
-        entry = {"id": self.model, "object": "model", "created": _CREATED, "owned_by": "vllm"}
+        entry = {"id": self.model, "object": "model", "created": _CREATED_S, "owned_by": "vllm"}
         return JSONResponse({"object": "list", "data": [entry | self._more]})
 
     async def _metrics(self, _request: Request) -> Response:
@@ -191,44 +174,40 @@ class FakeVllm:
             self._told = engine_metrics.text_of(self._reading())
         return Response(self._told, media_type="text/plain; version=1.0.0; charset=utf-8")
 
-    async def _completions(self, request: Request) -> Response:
+    async def _post(self, request: Request) -> Response:
         raw = await request.body()
+        route = _GENERATING.get(request.url.path)
         try:
-            body = json.loads(raw)
-        except ValueError:
-            refused = asked.RefusedError(400, "Bad Request", "1 validation error: JSON decode error", "body")
-            return JSONResponse(refused.body, refused.status)
-        self.requests.append(Received(request.url.path, dict(request.headers), raw, body))
-        reply = self._script.popleft() if self._script else None
-        self.arrived.release()
-        if reply is None and self._run is not None:
-            return self._modelled(self._run, request, body)
-        return _Answer(self, _Scripted(self, reply or Reply(), body).play)
-
-    def _modelled(self, run: EngineRun, request: Request, body: dict[str, Any]) -> Response:
-        is_chat = request.url.path.endswith("/chat/completions")
-        if (priority := request.headers.get("x-vllm-priority")) is not None:
-            body = {**body, "priority": int(priority)}
-        try:
-            wish = asked.read(
-                body, is_chat=is_chat, model=self.model, max_model_len=self._more["max_model_len"]
-            )
+            body = _read(request, raw)
+            self.requests.append(Received(request.url.path, dict(request.headers), raw, body))
+            reply = self._script.popleft() if self._script else None
+            self.arrived.release()
+            return _Answer(self, self._play(request, body, reply))
         except asked.RefusedError as refused:
-            return JSONResponse(refused.body, refused.status)
-        name = f"{'chatcmpl' if is_chat else 'cmpl'}-{len(self.requests):016x}"
-        head = {"created": _CREATED, "model": self.model}
-        return _Answer(self, ModelledAnswer(run, wish, name, head).play)
+            return JSONResponse(refused.body_for(route), refused.status)
 
-    def _routes(self) -> list[Route]:
-        routes = [
+    def _play(self, request: Request, body: dict[str, Any], reply: Reply | None) -> _Play:
+        """How a request is answered; what no script is for is judged first."""
+        route = _GENERATING.get(request.url.path)
+        head = Head(len(self.requests), _CREATED_S, self.model)
+        if reply is None and route is not None:
+            asked.check(body, route, model=self.model, max_model_len=self._max_model_len)
+            if self._run is not None:
+                wish = asked.read(_with_priority(request, body), route)
+                return ModelledAnswer(self._run, wish, head, self._max_model_len).play
+        no_body: Mapping[str, Any] = {}
+        answer = self._plain.answer(request.url.path, body, head) if route is None and not reply else no_body
+        stage = Stage(asked.read(body, route) if route else None, head, answer, self.cut)
+        return ScriptedAnswer(reply or Reply(), stage).play
+
+    def _routes(self, *, pooling: bool) -> list[Route]:
+        paths = [*_GENERATING, *plain.TOKEN_PATHS, *(plain.POOLING_PATHS if pooling else ())]
+        return [
             Route("/health", self._health),
             Route("/metrics", self._metrics),
             Route("/v1/models", self._models),
-            Route("/v1/chat/completions", self._completions, methods=["POST"]),
+            *(Route(path, self._post, methods=["POST"]) for path in paths),
         ]
-        if self._run is not None:
-            routes.append(Route("/v1/completions", self._completions, methods=["POST"]))
-        return routes
 
     def _reading(self) -> EngineReading:
         profile = self._run.model.profile if self._run else None
@@ -274,86 +253,6 @@ class _Answer(Response):
             await playing
 
 
-class _Scripted:
-    """Plays a reply."""
-
-    def __init__(self, engine: FakeVllm, reply: Reply, body: dict[str, Any]) -> None:
-        self._engine = engine
-        self._reply = reply
-        self._body = body
-
-    async def play(self, scope: Scope, receive: Receive, send: Send) -> None:
-        reply = self._reply
-        if reply.release is not None:
-            await reply.release.wait()
-        if reply.breaks_after == 0:
-            self._engine.cut(scope)
-            return
-        if reply.status != 200:  # noqa: PLR2004  HTTP's own number
-            error = reply.error if isinstance(reply.error, bytes) else json.dumps(reply.error).encode()
-            answer = Response(error, reply.status, dict(reply.headers), "application/json")
-        elif reply.raw is not None:
-            answer = StreamingResponse(self._paced(reply.raw), media_type=reply.content_type)
-        elif self._body.get("stream"):
-            pieces = [b"data: " + json.dumps(each).encode() + b"\n\n" for each in self._chunks()]
-            answer = StreamingResponse(
-                self._paced([*pieces, b"data: [DONE]\n\n"]), media_type="text/event-stream"
-            )
-        else:
-            answer = JSONResponse(self._completion())
-        await answer(scope, receive, send)
-
-    async def _paced(self, pieces: Sequence[bytes]) -> AsyncGenerator[bytes]:
-        for number, piece in enumerate(pieces):
-            if number == self._reply.breaks_after:
-                raise _CutError
-            if number == self._reply.pauses_after and self._reply.resume is not None:
-                await self._reply.resume.wait()
-            yield piece
-
-    def _words(self) -> list[str]:
-        return [word for word in self._reply.text.replace(" ", "\0 ").split("\0") if word]
-
-    def _usage(self) -> dict[str, int]:
-        prompt, completion = len(self._body["messages"]), len(self._words())
-        return {
-            "prompt_tokens": prompt,
-            "completion_tokens": completion,
-            "total_tokens": prompt + completion,
-        }
-
-    def _completion(self) -> dict[str, Any]:
-        message = {"role": "assistant", "content": self._reply.text}
-        choices = [
-            {"index": index, "message": message, "logprobs": None, "finish_reason": self._reply.finish_reason}
-            for index in range(self._body.get("n") or 1)
-        ]
-        return {**self._head("chat.completion"), "choices": choices, "usage": self._usage()}
-
-    def _chunks(self) -> list[dict[str, Any]]:
-        head = self._head("chat.completion.chunk")
-        deltas: list[tuple[dict[str, Any], str | None]] = [({"role": "assistant", "content": ""}, None)]
-        deltas += [({"content": word}, None) for word in self._words()]
-        deltas.append(({}, self._reply.finish_reason))
-        chunks = [
-            {**head, "choices": [{"index": index, "delta": delta, "logprobs": None, "finish_reason": reason}]}
-            for delta, reason in deltas
-            for index in range(self._body.get("n") or 1)
-        ]
-        options: dict[str, Any] = self._body.get("stream_options") or {}
-        if options.get("include_usage"):
-            chunks.append({**head, "choices": [], "usage": self._usage()})
-        return chunks
-
-    def _head(self, kind: str) -> dict[str, Any]:
-        return {
-            "id": "chatcmpl-fake",
-            "object": kind,
-            "created": _CREATED,
-            "model": self._engine.model,
-        }
-
-
 class _Quiet:
     """Ends a cut answer without a trace in the log; uvicorn closes the connection of any that is unfinished."""
 
@@ -362,8 +261,44 @@ class _Quiet:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one connection."""
-        with contextlib.suppress(_CutError):
+        with contextlib.suppress(CutError):
             await self._app(scope, receive, send)
+
+
+def _application(routes: list[Route]) -> Starlette:
+    """The routes, and FastAPI's own words, which are vLLM's, for a path or a method that is not among them."""
+
+    def refuse(_request: Request, error: Exception) -> Response:
+        status, said = (error.status_code, error.detail) if isinstance(error, HTTPException) else (500, "")
+        return JSONResponse({"detail": said}, status)
+
+    return Starlette(routes=routes, exception_handlers={HTTPException: refuse})
+
+
+def _read(request: Request, raw: bytes) -> dict[str, Any]:
+    """A body's JSON.
+
+    Raises:
+        RefusedError: It is none, or no object.
+    """
+    kind = request.headers.get("content-type", "application/json")
+    if kind.partition(";")[0].strip().lower() != "application/json":
+        raise asked.RefusedError(400, "Bad Request", "1 validation error: Unsupported Media Type", None)
+    try:
+        body = json.loads(raw)
+    except ValueError:
+        message = "1 validation error: JSON decode error"
+        raise asked.RefusedError(400, "Bad Request", message, "body") from None
+    if not isinstance(body, dict):
+        message = "1 validation error: Input should be a valid dictionary"
+        raise asked.RefusedError(400, "Bad Request", message, "body")
+    return body  # pyright: ignore[reportUnknownVariableType]  JSON's keys are texts
+
+
+def _with_priority(request: Request, body: dict[str, Any]) -> dict[str, Any]:
+    """The body, with the priority that a header gives in place of its own."""
+    priority = request.headers.get("x-vllm-priority")
+    return body if priority is None else {**body, "priority": int(priority)}
 
 
 async def _disconnected(receive: Receive) -> None:

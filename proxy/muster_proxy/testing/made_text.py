@@ -6,7 +6,7 @@ that goes on with the answer that it was given begins with the very tokens of it
 
 import json
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 TOKEN_CHARS = 4
@@ -26,6 +26,14 @@ _TOKENS = (
     " sky",
     " for",
 )
+_INSTANCES: Mapping[str, Any] = {
+    "string": "text",
+    "integer": 1,
+    "number": 1.0,
+    "boolean": True,
+    "array": [],
+}
+
 _STRIDE = 7  # which has no factor in common with their number, so that an answer uses all of them
 
 
@@ -83,3 +91,41 @@ def _tokens_text(tokens: Sequence[int]) -> str:
 
 def _padded(text: str) -> str:
     return text + " " * (-len(text) % TOKEN_CHARS)
+
+
+def text_tokens(text: str) -> list[str]:
+    """A text's tokens: as many as `tokens_in` says, but none of an empty text."""
+    return [text[start : start + TOKEN_CHARS] for start in range(0, len(text), TOKEN_CHARS)]
+
+
+def instance(schema: Mapping[str, Any]) -> Any:  # noqa: ANN401  as JSON has it
+    """The simplest value that a JSON schema of the common kind allows."""
+    if "enum" in schema:
+        return schema["enum"][0]
+    kind = schema.get("type", "object")
+    if kind == "object":
+        properties: dict[str, Any] = schema.get("properties", {})
+        return {name: instance(properties[name]) for name in schema.get("required", properties)}
+    return _INSTANCES.get(kind)
+
+
+class Vocabulary:
+    """Numbers for tokens, given out in the order in which they are first seen."""
+
+    def __init__(self) -> None:
+        self._numbers: dict[str, int] = {}
+        self._tokens: list[str] = []
+
+    def encode(self, text: str) -> list[int]:
+        """A text's tokens as numbers."""
+        return [self._number(token) for token in text_tokens(text)]
+
+    def decode(self, numbers: Sequence[int]) -> str:
+        """The text of such numbers; those not yet given out have none."""
+        return "".join(self._tokens[number] for number in numbers if number < len(self._tokens))
+
+    def _number(self, token: str) -> int:
+        if token not in self._numbers:
+            self._numbers[token] = len(self._tokens)
+            self._tokens.append(token)
+        return self._numbers[token]

@@ -5,6 +5,7 @@ or streamed, as an engine with a tool parser would give them.
 """
 
 import uuid
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Self
 
@@ -38,7 +39,7 @@ class ToolEmulation:
     """
 
     def __init__(self, call: Call) -> None:
-        request = call.request
+        request = call.chat
         self._call = call
         self._is_named = isinstance(request.tool_choice, NamedChoice)
         self._functions = _callable(request)
@@ -52,7 +53,7 @@ class ToolEmulation:
         Raises:
             RequestError: The request uses `functions`, which OpenAI has replaced by `tools`.
         """
-        request = call.request
+        request = call.chat
         if "functions" in call.fields:
             raise RequestError(
                 Reason.INVALID_VALUE, "Use tools: this model does not take functions.", "functions"
@@ -62,19 +63,24 @@ class ToolEmulation:
         )
         return cls(call) if request.tools or speaks_of_tools else None
 
-    def body(self) -> bytes:
+    def body(self, changes: Mapping[str, Any], removals: Collection[str] = ()) -> bytes:
         """The request as the engine gets it.
+
+        Args:
+            changes: Fields to set besides.
+            removals: Fields to take out.
 
         Raises:
             RequestError: A value in it is nested too deeply to be written again.
         """
         try:
-            return orjson.dumps(self._fields())
+            fields = {name: value for name, value in self._fields().items() if name not in removals}
+            return orjson.dumps(fields | dict(changes))
         except (orjson.JSONEncodeError, RecursionError):
             raise RequestError(Reason.INVALID_VALUE, "A value is nested too deeply.") from None
 
     def _fields(self) -> dict[str, Any]:
-        request = self._call.request
+        request = self._call.chat
         parallel = request.parallel_tool_calls is not False and not self._is_named and bool(self._functions)
         answer_name = None if self._must_call else self._answer_name
         told = prompt.instructions(self._functions, answer_name=answer_name, parallel=parallel)
@@ -114,7 +120,7 @@ class ToolEmulation:
 
     def new_reply(self) -> "_Reply":
         """The state of one choice of the answer."""
-        stop = self._call.request.stop
+        stop = self._call.chat.stop
         stops = [stop] if isinstance(stop, str) else stop or []
         return _Reply(ReplyReader(self._answer_name), StopText(stops), is_named=self._is_named)
 

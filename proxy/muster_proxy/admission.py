@@ -1,0 +1,54 @@
+"""Lets requests in: whose they are is decided before anything else of them is read."""
+
+import time
+from typing import TYPE_CHECKING
+
+from muster_observability import logs
+from muster_observability.request_ids import header_of
+from muster_proxy.failures import Reason, RequestError
+from muster_proxy.keys import BadKeyLimit, Door, Identity
+
+if TYPE_CHECKING:
+    from starlette.types import Scope
+
+_log = logs.get("proxy")
+
+
+class Admission:
+    """Asks the door, and answers who comes with too many wrong keys.
+
+    Args:
+        door: Knows the keys.
+    """
+
+    def __init__(self, door: Door) -> None:
+        self._door = door
+        self._bad_keys = BadKeyLimit()
+
+    def identify(self, scope: "Scope") -> Identity:
+        """Whose request it is.
+
+        Args:
+            scope: ASGI's.
+
+        Raises:
+            RequestError: Nobody's (`INVALID_API_KEY`, or `TOO_MANY_BAD_KEYS`), or that cannot be told just now
+                (`AUTHENTICATION_UNAVAILABLE`): what is not known is never let in.
+        """
+        try:
+            return self._door.identify(header_of(scope, "authorization"), header_of(scope, "x-api-key"))
+        except RequestError as refusal:
+            raise self._counted(scope, refusal) from refusal
+        except Exception as error:  # noqa: BLE001  whatever it is, it is no pass
+            # Its words and its trace may hold the key.
+            _log.error("a key could not be checked", error=type(error).__name__)
+            raise RequestError(Reason.AUTHENTICATION_UNAVAILABLE) from None
+
+    def _counted(self, scope: "Scope", refusal: RequestError) -> RequestError:
+        client = scope.get("client")
+        address, now_s = client[0] if client else "", time.monotonic()
+        retry_after_s = self._bad_keys.retry_after_s(address, now_s)
+        if retry_after_s is not None:
+            return RequestError(Reason.TOO_MANY_BAD_KEYS, retry_after_s=retry_after_s)
+        self._bad_keys.refused(address, now_s)
+        return refusal
