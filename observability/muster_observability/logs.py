@@ -74,7 +74,7 @@ _lines = _Lines()
 
 
 def info(part: str, event: str, fields: Mapping[str, object]) -> None:
-    """Log an event as `get(part).info(event, **fields)` does, at a third of its cost: for what every request logs."""
+    """Log an event as `get(part).info(event, **fields)` does, by a shorter way: for what every request logs."""
     if _lines.stream is None:
         get(part).info(event, **fields)
         return
@@ -91,7 +91,7 @@ def info(part: str, event: str, fields: Mapping[str, object]) -> None:
 
 
 def _now() -> str:
-    return f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%S.%f}Z"
+    return datetime.now(UTC).isoformat(timespec="microseconds").removesuffix("+00:00") + "Z"
 
 
 def _add_timestamp(

@@ -1,7 +1,7 @@
 """Prometheus metrics: a registry a process, the endpoint that shows it, and what is counted on the path of requests.
 
 The library's counters and histograms may be used from several threads, and take a lock for each number. What is told
-several numbers of every request, on one event loop, is counted here instead, at a fifth of that: `Tally`, `Durations`.
+several numbers of every request, on one event loop, is counted here instead: `Tally`, `Durations`.
 """
 
 from bisect import bisect_left

@@ -237,7 +237,7 @@ def _spare_the_collector() -> None:
     """Have the garbage collector look at what requests leave behind, and less often at that.
 
     What has been loaded by now stays for the life of the process. What a request makes is nearly all freed by its
-    reference counts: with Python's own thresholds, looking for cycles took a tenth to a fifth of a relay's CPU.
+    reference counts, and need not be searched for cycles as often as by Python's own thresholds.
     """
     gc.freeze()
     gc.set_threshold(50_000, 20, 100)

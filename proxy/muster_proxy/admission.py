@@ -1,15 +1,12 @@
 """Lets requests in: whose they are is decided before anything else of them is read."""
 
 import time
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from typing import Any
 
 from muster_observability import logs
-from muster_observability.request_ids import header_of
 from muster_proxy.failures import Reason, RequestError
 from muster_proxy.keys import BadKeyLimit, Door, Identity
-
-if TYPE_CHECKING:
-    from starlette.types import Scope
 
 _log = logs.get("proxy")
 
@@ -25,28 +22,31 @@ class Admission:
         self._door = door
         self._bad_keys = BadKeyLimit()
 
-    def identify(self, scope: "Scope") -> Identity:
+    def identify(
+        self, authorization: str | None, api_key: str | None, client: Sequence[Any] | None
+    ) -> Identity:
         """Whose request it is.
 
         Args:
-            scope: ASGI's.
+            authorization: The header of that name.
+            api_key: The header `x-api-key`.
+            client: Address and port of the other end, as ASGI has them.
 
         Raises:
             RequestError: Nobody's (`INVALID_API_KEY`, or `TOO_MANY_BAD_KEYS`), or that cannot be told just now
                 (`AUTHENTICATION_UNAVAILABLE`): what is not known is never let in.
         """
         try:
-            return self._door.identify(header_of(scope, "authorization"), header_of(scope, "x-api-key"))
+            return self._door.identify(authorization, api_key)
         except RequestError as refusal:
-            raise self._counted(scope, refusal) from refusal
+            raise self._counted(str(client[0]) if client else "", refusal) from refusal
         except Exception as error:  # noqa: BLE001  whatever it is, it is no pass
             # Its words and its trace may hold the key.
             _log.error("a key could not be checked", error=type(error).__name__)
             raise RequestError(Reason.AUTHENTICATION_UNAVAILABLE) from None
 
-    def _counted(self, scope: "Scope", refusal: RequestError) -> RequestError:
-        client = scope.get("client")
-        address, now_s = client[0] if client else "", time.monotonic()
+    def _counted(self, address: str, refusal: RequestError) -> RequestError:
+        now_s = time.monotonic()
         retry_after_s = self._bad_keys.retry_after_s(address, now_s)
         if retry_after_s is not None:
             return RequestError(Reason.TOO_MANY_BAD_KEYS, retry_after_s=retry_after_s)

@@ -181,8 +181,9 @@ def _ready(upstreams: Upstreams, readiness: Readiness):  # noqa: ANN202  a route
 
 def _models(upstreams: Upstreams, admission: Admission):  # noqa: ANN202  a route handler
     async def models(request: Request) -> Response:
-        admission.identify(request.scope)
-        body = {"object": "list", "data": list(upstreams.models().values())}
+        headers = request.headers
+        admission.identify(headers.get("authorization"), headers.get("x-api-key"), request.client)
+        body = {"object": "list", "data": upstreams.entries()}
         return Response(orjson.dumps(body), media_type="application/json")
 
     return models

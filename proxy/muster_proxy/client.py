@@ -193,9 +193,8 @@ class _Connection(asyncio.Protocol):
     # What the parser finds; what these raise ends the parsing.
 
     def on_message_begin(self) -> None:
-        if (
-            self.has_head
-        ):  # one answer was asked for: what follows it is nobody's, least of all the next request's
+        if self.has_head:
+            # One answer was asked for: what follows it is nobody's, least of all the next request's.
             raise _BrokenError(Reason.UPSTREAM_PROTOCOL_ERROR)
 
     def on_header(self, name: bytes, value: bytes) -> None:

@@ -21,7 +21,7 @@ import orjson
 from muster_batching import AsyncScheduler, Slot, Ticket, TurnedAway, UpstreamId, Usage
 from muster_proxy import sse, wire
 from muster_proxy.client import Answer, UpstreamClient
-from muster_proxy.dialects import Dialect
+from muster_proxy.dialects import DIALECTS, Dialect
 from muster_proxy.failures import TURNED_AWAY, Reason, RequestError
 from muster_proxy.health import RetryBudget, Sign
 from muster_proxy.metrics import ProxyMetrics
@@ -96,8 +96,6 @@ class Generation:
     Attributes:
         ticket: What the scheduler knows of it.
         call: The client's.
-        path: Of the call to the engine.
-        dialect: Of its answer.
         headers: As the engine gets them, beside its own, as lines.
         changes: The fields to set in the body, whatever the engine.
         removals: The fields to take out of it.
@@ -113,8 +111,6 @@ class Generation:
 
     ticket: Ticket
     call: wire.Call
-    path: str
-    dialect: Dialect
     headers: bytes
     changes: Mapping[str, Any] = field(default_factory=dict[str, Any])
     removals: tuple[str, ...] = ()
@@ -126,6 +122,16 @@ class Generation:
     usage: Usage | None = field(default=None, init=False)
     tries: int = field(default=0, init=False)
     has_begun: bool = field(default=False, init=False)
+
+    @property
+    def path(self) -> str:
+        """Of the call to the engine."""
+        return self.call.kind.value
+
+    @property
+    def dialect(self) -> Dialect:
+        """Of its answer."""
+        return DIALECTS[self.call.kind]
 
     def body(self, upstream: Upstream) -> bytes:
         """The request as this upstream gets it.

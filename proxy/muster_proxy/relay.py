@@ -24,10 +24,10 @@ from muster_proxy.failures import TURNED_AWAY, Reason, RequestError
 from muster_proxy.generation import Engines, Generation, Piece, pieces
 from muster_proxy.keys import Identity
 from muster_proxy.metrics import ProxyMetrics
-from muster_proxy.settings import ProxySettings
+from muster_proxy.settings import ProxySettings, ToolMode
 from muster_proxy.ticketing import TicketOffice
 from muster_proxy.tools.emulation import ToolEmulation
-from muster_proxy.upstreams import Upstreams
+from muster_proxy.upstreams import Model, Upstreams
 from muster_proxy.wire import Call, Kind
 
 if TYPE_CHECKING:
@@ -111,7 +111,9 @@ class Relay:
             exchange.record(outcome, self._metrics, failure)
 
     async def _serve(self, kind: Kind, exchange: Exchange) -> None:
-        identity = self._admission.identify(exchange.scope)
+        identity = self._admission.identify(
+            exchange.header(b"authorization"), exchange.header(b"x-api-key"), exchange.scope["client"]
+        )
         exchange.tenant = identity.tenant
         call = wire.read(kind, await read_body(exchange, self._max_body_bytes))
         exchange.is_stream = call.is_stream
@@ -138,44 +140,21 @@ class Relay:
         )
 
     def _generation(self, exchange: Exchange, call: Call, identity: Identity) -> Generation:
-        model = exchange.model
-        self._check(call, model)
-        tools = self._emulation(call, model)
+        model = self._upstreams.model(exchange.model)
+        _check(call, model)
+        tools = _emulation(call, model.tool_mode)
         changes = call.usage_changes()
-        if model != call.model:
-            changes["model"] = model
+        if exchange.model != call.model:
+            changes["model"] = exchange.model
         return Generation(
             self._office.ticket(exchange, call, identity),
             call,
-            call.kind.value,
-            DIALECTS[call.kind],
             _headers(exchange),
             changes,
             wire.names_to_strip(call),
             identity.cache_salt,
             tools,
         )
-
-    def _check(self, call: Call, model: str) -> None:
-        """Refuse media that the model does not read, or that its engine would have to fetch."""
-        if self._upstreams.reads_text_alone(model):
-            wire.refuse_media(call)
-        else:
-            wire.refuse_remote_media(call, is_fetching_allowed=self._upstreams.may_fetch_media(model))
-
-    def _emulation(self, call: Call, model: str) -> ToolEmulation | None:
-        mode = self._upstreams.tool_mode(model)
-        if mode == "native":
-            return None
-        if call.kind is Kind.CHAT:
-            if mode == "emulated":
-                return ToolEmulation.of(call)
-            if call.has_tools and call.chat.tool_choice != "none":
-                raise RequestError(Reason.INVALID_VALUE, "This model does not call tools.", "tools")
-        elif call.has_tools:
-            where = f" but on {Kind.CHAT}" if mode == "emulated" else ""
-            raise RequestError(Reason.INVALID_VALUE, f"This model does not call tools{where}.", "tools")
-        return None
 
     async def _deliver(self, exchange: Exchange, generation: Generation) -> None:
         """Pass an answer on to its client as it comes; maybe that of a generation that another request leads."""
@@ -258,6 +237,28 @@ async def read_body(exchange: Exchange, limit_bytes: int) -> bytes:
             raise too_large
         if not message.get("more_body", False):
             return bytes(held)
+
+
+def _check(call: Call, model: Model) -> None:
+    """Refuse media that the model does not read, or that its engine would have to fetch."""
+    if model.reads_text_alone:
+        wire.refuse_media(call)
+    else:
+        wire.refuse_remote_media(call, is_fetching_allowed=model.may_fetch_media)
+
+
+def _emulation(call: Call, mode: ToolMode) -> ToolEmulation | None:
+    if mode == "native":
+        return None
+    if call.kind is Kind.CHAT:
+        if mode == "emulated":
+            return ToolEmulation.of(call)
+        if call.has_tools and call.chat.tool_choice != "none":
+            raise RequestError(Reason.INVALID_VALUE, "This model does not call tools.", "tools")
+    elif call.has_tools:
+        where = f" but on {Kind.CHAT}" if mode == "emulated" else ""
+        raise RequestError(Reason.INVALID_VALUE, f"This model does not call tools{where}.", "tools")
+    return None
 
 
 def _headers(exchange: Exchange) -> bytes:

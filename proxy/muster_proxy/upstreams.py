@@ -92,6 +92,35 @@ class Upstream:
         return fields
 
 
+@dataclass(frozen=True, slots=True)
+class Model:
+    """What the upstreams of a model have in common; every request asks, so it is worked out when it changes.
+
+    Attributes:
+        entry: In `/v1/models`: the first upstream's, where several have one.
+        tool_mode: How tools are called on it: emulated where any of its upstreams needs it. Emulation uses structured
+            outputs alone, which every engine has, so it is right for all of them.
+        reads_text_alone: Whether its entry says so (llama.cpp's does); one that says nothing may read more.
+        may_fetch_media: Whether all of its upstreams may fetch what a client's URLs name.
+    """
+
+    entry: dict[str, Any]
+    tool_mode: ToolMode
+    reads_text_alone: bool
+    may_fetch_media: bool
+
+    @classmethod
+    def of(cls, name: str, upstreams: Sequence[Upstream]) -> "Model":
+        """A model by those that serve it."""
+        entry = upstreams[0].models[name]
+        architecture: object = entry.get("architecture")
+        told = cast("dict[str, object]", architecture) if isinstance(architecture, dict) else {}
+        modes = {each.settings.tool_mode for each in upstreams}
+        mode: ToolMode = "emulated" if "emulated" in modes else "none" if "none" in modes else "native"
+        fetches = all(each.settings.fetch_media for each in upstreams)
+        return cls(entry, mode, told.get("input_modalities") == ["text"], fetches)
+
+
 class Upstreams:
     """All upstreams of a proxy.
 
@@ -119,7 +148,7 @@ class Upstreams:
         self._stall_s = stall_s
         self._fleet = Fleet(stall_s=stall_s)
         self._all: dict[UpstreamId, Upstream] = {}
-        self._models: dict[str, dict[str, Any]] = {}  # merged when they change: every request asks
+        self._models: dict[str, Model] = {}
 
     def __getitem__(self, upstream_id: UpstreamId) -> Upstream:
         return self._all[upstream_id]
@@ -134,9 +163,18 @@ class Upstreams:
         """Whether every upstream has told its models at least once."""
         return bool(self._all) and all(upstream.models for upstream in self._all.values())
 
-    def models(self) -> dict[str, dict[str, Any]]:
-        """Every model that an upstream serves or served, the first upstream's entry where several do; then aliases."""
-        return self._models
+    def entries(self) -> list[dict[str, Any]]:
+        """The entry of every model that an upstream serves or served; then those of aliases."""
+        aliases = {
+            alias: {**self._models[model].entry, "id": alias}
+            for alias, model in self._aliases.items()
+            if model in self._models and alias not in self._models
+        }
+        return [*(model.entry for model in self._models.values()), *aliases.values()]
+
+    def model(self, name: str) -> Model:
+        """What is known of a model that exists."""
+        return self._models[name]
 
     def model_of(self, name: str) -> str | None:
         """The model that a client means; None where there is no such model."""
@@ -152,26 +190,6 @@ class Upstreams:
             and self._fleet.state(each.id) is not State.EJECTED
             for each in self._all.values()
         )
-
-    def tool_mode(self, model: str) -> ToolMode:
-        """How tools are called on this model: emulated where any of its upstreams needs it.
-
-        Emulation uses structured outputs alone, which every engine has, so it is right for all of a pool.
-        """
-        modes = {upstream.settings.tool_mode for upstream in self._all.values() if model in upstream.models}
-        if "emulated" in modes:
-            return "emulated"
-        return "none" if "none" in modes else "native"
-
-    def reads_text_alone(self, model: str) -> bool:
-        """Whether the model's entry says so (llama.cpp's does); one that says nothing may read more."""
-        architecture: object = self._models.get(model, {}).get("architecture")
-        told = cast("dict[str, object]", architecture) if isinstance(architecture, dict) else {}
-        return told.get("input_modalities") == ["text"]
-
-    def may_fetch_media(self, model: str) -> bool:
-        """Whether all of the model's upstreams may fetch what a client's URLs name."""
-        return all(each.settings.fetch_media for each in self._all.values() if model in each.models)
 
     def add(self, upstream_id: UpstreamId, settings: UpstreamSettings, origin: Origin) -> Upstream:
         """Take an upstream in; it is given work when it is available."""
@@ -262,15 +280,11 @@ class Upstreams:
                 self._apply(self._fleet.stalled(upstream.id, now_s))
 
     def _merge(self) -> None:
-        merged: dict[str, dict[str, Any]] = {}
+        serving: dict[str, list[Upstream]] = {}
         for each in self._all.values():
-            merged |= {name: entry for name, entry in each.models.items() if name not in merged}
-        merged |= {
-            alias: {**merged[model], "id": alias}
-            for alias, model in self._aliases.items()
-            if model in merged and alias not in merged
-        }
-        self._models = merged
+            for name in each.models:
+                serving.setdefault(name, []).append(each)
+        self._models = {name: Model.of(name, upstreams) for name, upstreams in serving.items()}
 
     def _apply(self, changes: Iterable[Change]) -> None:
         for change in changes:

@@ -12,7 +12,6 @@ from muster_batching import AsyncScheduler, PoolId, Scheduler, Ticket, TicketId,
 from muster_observability.metrics import new_registry
 from muster_proxy import wire
 from muster_proxy.client import Origin, Timeouts, UpstreamClient
-from muster_proxy.dialects import COMPLETIONS
 from muster_proxy.generation import Engines, Generation
 from muster_proxy.metrics import ProxyMetrics
 from muster_proxy.settings import UpstreamSettings
@@ -81,7 +80,7 @@ class EngineSide:
             len(call.body),
             is_stream=call.is_stream,
         )
-        return Generation(ticket, call, call.kind.value, COMPLETIONS, b"")
+        return Generation(ticket, call, b"")
 
     async def carry_out(self, taken: Taken | None = None, **fields: object) -> Generation:
         """Carry one out; what became of it."""

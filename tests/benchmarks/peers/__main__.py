@@ -5,11 +5,11 @@ import sys
 from pathlib import Path
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from tests.benchmarks.peers import table
-from tests.benchmarks.peers.comparison import Comparison, Row, Sizes
-from tests.benchmarks.peers.launch import allow_descriptors, end_orderly, paced_engine, two_cores
+from tests.benchmarks.peers.comparison import Sizes
+from tests.benchmarks.peers.console import compared
+from tests.benchmarks.peers.launch import two_cores
 from tests.benchmarks.peers.proxies import ALL, MUSTER
 
 
@@ -18,7 +18,8 @@ def main() -> int:
     chosen = _options()
     console = Console(width=180)
     sizes = Sizes.of(chosen.rounds, chosen.requests)
-    rows = _measured(chosen.only, sizes, console)
+    proxies = [proxy for proxy in ALL if chosen.only is None or proxy.name in chosen.only]
+    rows = compared(len(proxies), lambda _engine, _say: proxies, sizes, console)
     cores = two_cores()
     console.print(table.drawn(rows))
     for note in table.notes(rows, cores):
@@ -45,30 +46,6 @@ def _options() -> argparse.Namespace:
     )
     options.add_argument("--json", type=Path, metavar="FILE", help="write everything that was found")
     return options.parse_args()
-
-
-def _measured(only: list[str] | None, sizes: Sizes, console: Console) -> list[Row]:
-    proxies = [proxy for proxy in ALL if only is None or proxy.name in only]
-    cores = two_cores()
-    allow_descriptors()
-    end_orderly()
-    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
-    # Drawn between two measurements only: drawing would take time from the core of the load.
-    with (
-        paced_engine(cores.load) as engine,
-        Progress(*columns, console=console, auto_refresh=False) as progress,
-    ):
-        task = progress.add_task("rounds", total=sizes.rounds * (len(proxies) + 1))
-        progress.refresh()
-
-        def step() -> None:
-            progress.advance(task)
-            progress.refresh()
-
-        def say(text: str) -> None:
-            progress.console.print(text, highlight=False)
-
-        return Comparison(engine, cores, sizes, say, step).run(proxies)
 
 
 if __name__ == "__main__":

@@ -36,13 +36,29 @@ def installed(requirement: str, say: Callable[[str], None], cache: Path | None =
     place = (
         cache or cache_directory()
     ) / f"{requirement}-py{sys.version_info.major}.{sys.version_info.minor}"
-    if not (place / _DONE).exists():
-        say(f"installing {requirement} (once)")
-        shutil.rmtree(place, ignore_errors=True)
-        run_step([sys.executable, "-m", "venv", str(place)])
-        run_step([str(place / "bin/python"), "-m", "pip", "install", "--quiet", requirement])
-        (place / _DONE).touch()
+    make(place, requirement, [requirement], say)
     return place / "bin"
+
+
+def make(place: Path, what: str, packages: list[str], say: Callable[[str], None]) -> None:
+    """Make an environment, unless that was done before.
+
+    Args:
+        place: Its folder.
+        what: How it is called, to be told before what takes long.
+        packages: What pip is to install, as its arguments.
+        say: Told.
+
+    Raises:
+        InstallError: It cannot be made here.
+    """
+    if (place / _DONE).exists():
+        return
+    say(f"installing {what} (once)")
+    shutil.rmtree(place, ignore_errors=True)
+    run_step([sys.executable, "-m", "venv", str(place)])
+    run_step([str(place / "bin/python"), "-m", "pip", "install", "--quiet", *packages])
+    (place / _DONE).touch()
 
 
 def run_step(command: list[str]) -> None:

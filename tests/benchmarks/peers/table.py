@@ -77,16 +77,25 @@ def _value(column: Column, row: Row, direct: Row) -> float | None:
     return None if row is direct else added_ms(row, direct, column.get)
 
 
-def drawn(rows: Sequence[Row]) -> Table:
-    """The table: a row each, `(N x)` after a value is its ratio to the basis."""
+def drawn(
+    rows: Sequence[Row], columns: Sequence[Column] = COLUMNS, basis: str = BASIS, title: str = ""
+) -> Table:
+    """The table in Markdown: a row each, `(N x)` after a value is its ratio to the basis's.
+
+    Args:
+        rows: Of the comparison.
+        columns: Those that are shown.
+        basis: The name of the row that ratios are to.
+        title: Of the names.
+    """
     shown = values(rows)
-    basis = shown.get(BASIS, {})
+    base = shown.get(basis, {})
     table = Table(box=box.MARKDOWN)
-    table.add_column("")
-    for column in COLUMNS:
+    table.add_column(title)
+    for column in columns:
         table.add_column(column.title, justify="right")
     for name, row in shown.items():
-        table.add_row(name, *(_cell(column, row[column.name], basis.get(column.name)) for column in COLUMNS))
+        table.add_row(name, *(_cell(column, row[column.name], base.get(column.name)) for column in columns))
     return table
 
 

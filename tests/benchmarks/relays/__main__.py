@@ -3,15 +3,17 @@
 import argparse
 import sys
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from tests.benchmarks.peers import table
-from tests.benchmarks.peers.comparison import Comparison, Row, Sizes
+from tests.benchmarks.peers.comparison import Sizes
+from tests.benchmarks.peers.console import Say, compared
 from tests.benchmarks.peers.install import InstallError
-from tests.benchmarks.peers.launch import allow_descriptors, end_orderly, paced_engine, two_cores
+from tests.benchmarks.peers.launch import two_cores
+from tests.benchmarks.peers.proxies import Proxy
 from tests.benchmarks.relays.combinations import ALL, Combination
 from tests.benchmarks.relays.drawing import drawn
 from tests.benchmarks.relays.environment import interpreter
@@ -25,7 +27,7 @@ def main() -> int:
     sizes = replace(Sizes.of(chosen.rounds, chosen.requests), delayed=0)
     combinations = [each for each in ALL if chosen.only is None or each.name in chosen.only]
     try:
-        rows = _measured(combinations, sizes, console)
+        rows = compared(len(combinations), partial(_relays, combinations), sizes, console)
     except InstallError as error:
         print(f"relays: the servers and clients cannot be installed: {error}", file=sys.stderr)
         return 1
@@ -36,6 +38,11 @@ def main() -> int:
     if chosen.json is not None:
         chosen.json.write_bytes(table.as_json(rows, sizes, cores))
     return int(any(row.failure is not None or row.bad > 0 for row in rows))
+
+
+def _relays(combinations: list[Combination], engine: str, say: Say) -> list[Proxy]:
+    python = interpreter(say)
+    return [each.relay(engine, python) for each in combinations]
 
 
 def _options() -> argparse.Namespace:
@@ -55,31 +62,6 @@ def _options() -> argparse.Namespace:
     )
     options.add_argument("--json", type=Path, metavar="FILE", help="write everything that was found")
     return options.parse_args()
-
-
-def _measured(combinations: list[Combination], sizes: Sizes, console: Console) -> list[Row]:
-    cores = two_cores()
-    allow_descriptors()
-    end_orderly()
-    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
-    # Drawn between two measurements only: drawing would take time from the core of the load.
-    with (
-        paced_engine(cores.load) as engine,
-        Progress(*columns, console=console, auto_refresh=False) as progress,
-    ):
-        task = progress.add_task("rounds", total=sizes.rounds * (len(combinations) + 1))
-        progress.refresh()
-
-        def step() -> None:
-            progress.advance(task)
-            progress.refresh()
-
-        def say(text: str) -> None:
-            progress.console.print(text, highlight=False)
-
-        python = interpreter(say)
-        relays = [each.relay(engine, python) for each in combinations]
-        return Comparison(engine, cores, sizes, say, step).run(relays)
 
 
 if __name__ == "__main__":
