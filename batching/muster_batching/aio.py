@@ -15,7 +15,7 @@ import math
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from types import TracebackType
 
 from muster_batching.errors import ClosedError, TurnedAway
@@ -33,8 +33,6 @@ from muster_batching.tickets import (
 )
 from muster_batching.upstreams import UpstreamReport
 
-_COMPLETED = End(Outcome.COMPLETED)
-
 
 @dataclass(slots=True, eq=False)
 class Slot:
@@ -50,7 +48,10 @@ class Slot:
     upstream_id: UpstreamId
     waited_s: float
     _progress: Callable[[int], None]
-    _end: End = _COMPLETED
+    _usage: Usage | None = None
+    _has_failed: bool = False
+    _is_push_back: bool = False
+    _is_session_over: bool = False
 
     def progress(self, output_tokens: int) -> None:
         """Say that so many tokens of the answer have come; first when the first token has come."""
@@ -58,7 +59,7 @@ class Slot:
 
     def used(self, usage: Usage) -> None:
         """Say what the request has used."""
-        self._end = replace(self._end, usage=usage)
+        self._usage = usage
 
     def failed(self, *, is_push_back: bool = False) -> None:
         """Say that the request failed, where no exception will leave the block to tell so.
@@ -66,21 +67,25 @@ class Slot:
         Args:
             is_push_back: The engine itself said that it has too much: 429, 503, or no answer in time.
         """
-        self._end = replace(self._end, outcome=Outcome.FAILED, is_push_back=is_push_back)
+        self._has_failed = True
+        self._is_push_back = is_push_back
 
     def session_over(self) -> None:
         """Say that no further call of the session is expected soon: this was an agent's final answer."""
-        self._end = replace(self._end, is_session_over=True)
+        self._is_session_over = True
 
     def end(self, exc: BaseException | None) -> End:
         """How the ticket ends if its block is left now, by this exception or without one.
 
         What the block said of its request stands, also if the client left afterwards.
         """
-        if exc is None or self._end.outcome is Outcome.FAILED:
-            return self._end
-        is_stopped = isinstance(exc, (asyncio.CancelledError, GeneratorExit))
-        return replace(self._end, outcome=Outcome.CANCELLED if is_stopped else Outcome.FAILED)
+        outcome = Outcome.COMPLETED
+        if self._has_failed:
+            outcome = Outcome.FAILED
+        elif exc is not None:
+            is_stopped = isinstance(exc, (asyncio.CancelledError, GeneratorExit))
+            outcome = Outcome.CANCELLED if is_stopped else Outcome.FAILED
+        return End(outcome, self._usage, self._is_push_back, self._is_session_over)
 
 
 class AsyncScheduler:

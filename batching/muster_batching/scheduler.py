@@ -220,7 +220,7 @@ class Scheduler:
         )
         if flight.session is not None:
             self._end_call(flight, flight.session, end)
-        return self._admit_on(upstream) + self._refill(upstream)
+        return self._use_room(upstream)
 
     def cancel(self, ticket_id: TicketId, *, now_s: float) -> list[Action]:
         """End a ticket whose client left, whether it waits or is in flight.
@@ -254,7 +254,7 @@ class Scheduler:
         self._set_clock(now_s)
         upstream, unserved = self._upstreams.update(upstream_id, report)
         self._room.join(report.pools)
-        return self._abandon(unserved) + self._admit_on(upstream) + self._refill(upstream)
+        return self._abandon(unserved) + self._use_room(upstream)
 
     def sample(self, upstream_id: UpstreamId, sample: EngineSample, *, now_s: float) -> list[Action]:
         """Hear what an engine says of itself; one that is not known is ignored.
@@ -269,7 +269,7 @@ class Scheduler:
         upstream.limit.sampled(sample, upstream.load, now_s)
         upstream.load.unseen = upstream.load.moved = 0
         upstream.gate.learn(sample, now_s)
-        return self._admit_on(upstream) + self._refill(upstream)
+        return self._use_room(upstream)
 
     def remove(self, upstream_id: UpstreamId, *, now_s: float) -> list[Action]:
         """Take an upstream out of service for good; one that is not known is out of service already.
@@ -481,6 +481,13 @@ class Scheduler:
             return TurnAwayReason.DEADLINE
         is_too_long = wait_s > self._policy.waiting[ticket.request_class].max_wait_s
         return TurnAwayReason.WAITED_TOO_LONG if is_too_long else None
+
+    def _use_room(self, upstream: Upstream) -> list[Action]:
+        """Give what has come free on an upstream to those that wait, held ones among them."""
+        if not len(self._room):
+            upstream.note_if_limiting(is_waiting=False)
+            return []
+        return self._admit_on(upstream) + self._refill(upstream)
 
     def _refill(self, upstream: Upstream) -> list[Action]:
         """Give the free slots of an upstream to those that are next on it."""

@@ -7,6 +7,7 @@ log sizes, counts, names and identifiers.
 import logging
 import sys
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import BinaryIO, Literal, TextIO
 
@@ -64,13 +65,21 @@ def get(name: str) -> structlog.typing.FilteringBoundLogger:
     return logger
 
 
+@dataclass(slots=True)
 class _Lines:
-    """Where lines of JSON go straight; nowhere until `configure` has said so."""
+    """Where lines of JSON go straight, nowhere until `configure` has said so; and what is in all of them."""
 
     stream: BinaryIO | None = None
+    bound: dict[str, object] = field(default_factory=dict[str, object])
 
 
 _lines = _Lines()
+
+
+def bind(**fields: object) -> None:
+    """Put these fields into every line of this process from now on. To be called before other tasks are made."""
+    structlog.contextvars.bind_contextvars(**fields)
+    _lines.bound.update(fields)
 
 
 def info(part: str, event: str, fields: Mapping[str, object]) -> None:
@@ -80,7 +89,7 @@ def info(part: str, event: str, fields: Mapping[str, object]) -> None:
         return
     line = {
         "part": part,
-        **structlog.contextvars.get_contextvars(),
+        **_lines.bound,
         **fields,
         "event": event,
         "level": "info",

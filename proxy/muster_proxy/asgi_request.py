@@ -86,6 +86,7 @@ class Request:
         "_connection",
         "_head",
         "_is_answered",
+        "_is_asked_for",
         "_is_chunked",
         "_is_gone",
         "_is_whole",
@@ -93,7 +94,6 @@ class Request:
         "_told_whole",
         "_transport",
         "_waiting",
-        "_wants_100",
         "has_begun",
         "keep_alive",
         "scope",
@@ -110,8 +110,7 @@ class Request:
         self.scope = scope
         self.keep_alive = keep_alive
         self.has_begun = False
-        # A client that speaks HTTP/1.0 would take it for its answer.
-        self._wants_100 = scope["http_version"] == "1.1" and any(n == b"expect" for n, _ in scope["headers"])
+        self._is_asked_for = False
         self._body = bytearray()
         self._is_whole = self._told_whole = False
         self._is_gone = self._is_answered = False
@@ -125,13 +124,15 @@ class Request:
         if self._is_answered:
             return 0
         self._body += body
-        self._tell()
+        if self._waiting is not None:
+            self._tell()
         return len(self._body)
 
     def heard_all(self) -> None:
         """The body is whole."""
         self._is_whole = True
-        self._tell()
+        if self._waiting is not None:
+            self._tell()
 
     def client_has_gone(self) -> None:
         """The client has left, or is sent away: what is sent from now on goes nowhere."""
@@ -153,12 +154,19 @@ class Request:
         """The next piece of the body, then the client's leaving; ASGI's `receive`."""
         waiting = self._waiting = asyncio.get_running_loop().create_future()
         if not self._is_whole:
-            if self._wants_100 and not (self.has_begun or self._is_gone):
-                self._transport.write(_CONTINUE)
-            self._wants_100 = False
+            if not self._is_asked_for:
+                self._is_asked_for = True
+                self._ask_for_body()
             self._connection.read_on()
         self._tell()
         return waiting
+
+    def _ask_for_body(self) -> None:
+        """Have a client send the body that it waits with; one of HTTP/1.0 would take that for its answer."""
+        if self.has_begun or self._is_gone or self.scope["http_version"] != "1.1":
+            return
+        if any(name == b"expect" for name, _ in self.scope["headers"]):
+            self._transport.write(_CONTINUE)
 
     def _tell(self) -> None:
         """Give what there is to who waits for it."""

@@ -22,7 +22,7 @@ import socket
 import ssl
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import TracebackType
 from typing import TypeAlias, cast
 from urllib.parse import urlsplit
@@ -77,6 +77,7 @@ class Origin:
         is_tls: Whether it speaks HTTPS.
         path: Before the path of each call, without a slash at the end.
         address: The IP address to connect to; None to ask for that of the name with each new connection.
+        lines: The headers of every request to it, as lines.
     """
 
     host: str
@@ -84,6 +85,11 @@ class Origin:
     is_tls: bool
     path: str
     address: str | None = None
+    lines: bytes = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        lines = header_lines({"host": self.authority, "accept-encoding": "identity"})
+        object.__setattr__(self, "lines", lines)
 
     @classmethod
     def of(cls, root: str, address: str | None = None) -> "Origin":
@@ -262,7 +268,7 @@ class _Connection(asyncio.Protocol):
         self.sent_s = now_s = self._loop.time()
         self.phase_s = now_s + timeouts.first_byte_s
         self.deadline_s = now_s + timeouts.total_s
-        if self.is_closed:
+        if self._is_closed:
             self._fail(Reason.UPSTREAM_LOST)
         else:
             self._transport.write(request)
@@ -301,7 +307,7 @@ class _Connection(asyncio.Protocol):
         """Be idle from now on; what of the answer nobody took is gone."""
         self.idle_since_s = now_s
         self._held.clear()
-        self._read_on()
+        self._transport.resume_reading()
 
     def close(self) -> None:
         """Close it now; an engine takes that for an abort, and whoever waits for the rest of the answer for a loss."""
@@ -618,11 +624,5 @@ def header_lines(headers: Mapping[str, str]) -> bytes:
 
 def _head(method: bytes, origin: Origin, path: str, headers: bytes, length: int | None = None) -> bytes:
     counted = b"" if length is None else b"content-length: %d\r\n" % length
-    return b"%b %b%b HTTP/1.1\r\nhost: %b\r\naccept-encoding: identity\r\n%b%b\r\n" % (
-        method,
-        origin.path.encode("latin-1"),
-        path.encode("latin-1"),
-        origin.authority.encode("latin-1"),
-        counted,
-        headers,
-    )
+    target = (origin.path + path).encode("latin-1")
+    return b"%b %b HTTP/1.1\r\n%b%b%b\r\n" % (method, target, origin.lines, counted, headers)

@@ -41,7 +41,8 @@ class watch:  # noqa: N801  it reads as a statement, like asyncio.timeout
         assert task is not None  # noqa: S101  a coroutine runs in a task
         self._task = task
         self._cancelling = task.cancelling()
-        self._leaving = asyncio.ensure_future(self._receive())
+        leaving = self._receive()
+        self._leaving = leaving if isinstance(leaving, asyncio.Future) else asyncio.ensure_future(leaving)
         self._leaving.add_done_callback(self._left)
         return self
 

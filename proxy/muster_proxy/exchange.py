@@ -85,7 +85,7 @@ class Exchange:
         self._flow: Awaitable[None] = READY
         self._headers: dict[bytes, bytes] = dict(reversed(scope["headers"]))  # the first of a name counts
         self.is_answered = False
-        self.request_id = request_id_for(scope)
+        self.request_id = scope["muster.request_id"] = request_id_for(self.header(_ID))
         session_id = self.header(b"x-session-id")
         self.session_id = session_id if session_id and is_identifier(session_id) else None
         self.model = self.tenant = ""
@@ -182,7 +182,7 @@ class Exchange:
                 "path": self.scope["path"],
                 "model": self.model,
                 "stream": self.is_stream,
-                "outcome": outcome.value,
+                "outcome": outcome,
                 "status": self._status or 499,  # nginx's word for a client that left before its answer
                 "code": error.reason.value if error else None,
                 "upstream": upstream,

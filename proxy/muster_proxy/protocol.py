@@ -24,7 +24,7 @@ from urllib.parse import unquote
 import httptools
 
 from muster_observability import logs
-from muster_observability.request_ids import REQUEST_ID, new_request_id, request_id_for
+from muster_observability.request_ids import REQUEST_ID, new_request_id
 from muster_proxy.asgi_request import READY, Headers, Ready, Request, whole_answer
 from muster_proxy.failures import Reason, RequestError
 
@@ -152,15 +152,14 @@ class HttpProtocol(asyncio.Protocol):
         "_due_s",
         "_early",
         "_has_head",
-        "_head_bytes",
         "_headers",
         "_is_closing",
-        "_is_understood",
         "_limits",
         "_local",
         "_loop",
         "_open_bytes",
         "_parser",
+        "_piece_bytes",
         "_refusal",
         "_request",
         "_server",
@@ -198,9 +197,9 @@ class HttpProtocol(asyncio.Protocol):
         self._is_closing = False
         self._refusal: Reason | None = None  # from then on the parser takes nothing
         self._has_head = True
-        self._head_bytes = 0
-        self._open_bytes = 0
-        self._is_understood = False
+        # Of what came last, and that came since the head began, or since a piece of the body: the parser keeps a
+        # header, a trailer or a chunk's extension that has no end, and tells nothing of it.
+        self._piece_bytes = self._open_bytes = 0
         self._headers: Headers = []
         self._target = b""
         self._client: tuple[str, int] | None = None
@@ -278,7 +277,7 @@ class HttpProtocol(asyncio.Protocol):
         """A request's first byte has come."""
         self._target = b""
         self._headers = []
-        self._head_bytes = self._open_bytes = 0
+        self._open_bytes = self._piece_bytes
         self._has_head = False
         if self._request is None:
             self._due_s = self._loop.time() + self._limits.head_timeout_s
@@ -286,20 +285,18 @@ class HttpProtocol(asyncio.Protocol):
     def on_url(self, url: bytes) -> None:
         """A piece of the target."""
         self._target += url
-        self._count(len(url))
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """A header, or a trailer after the body, which nobody reads."""
-        self._count(len(name) + len(value))
         if not self._has_head:
             self._headers.append((name.lower(), value))
-            if len(self._headers) > self._limits.headers:
-                self._refuse_in_parser(Reason.HEADERS_TOO_LARGE)
 
     def on_headers_complete(self) -> None:
         """The head is whole: the application is asked, though the body may have yet to come."""
         self._has_head = True
-        self._head_bytes = 0
+        if self._is_head_too_large():
+            self._refuse_in_parser(Reason.HEADERS_TOO_LARGE)
+        self._open_bytes = 0
         parser = self._parser
         method = parser.get_method()
         if method == b"CONNECT":
@@ -319,12 +316,13 @@ class HttpProtocol(asyncio.Protocol):
 
     def on_body(self, body: bytes) -> None:
         """A piece of the body."""
-        self._is_understood = True
+        self._open_bytes = 0
         if self._asked is not None and self._asked.hear(body) > _HIGH_WATER_BYTES:
             self._transport.pause_reading()
 
     def on_message_complete(self) -> None:
         """The request is whole."""
+        self._open_bytes = self._piece_bytes = 0
         asked, self._asked = self._asked, None
         if asked is not None:
             asked.heard_all()
@@ -334,7 +332,8 @@ class HttpProtocol(asyncio.Protocol):
 
     def _feed(self, data: bytes) -> bytes:
         """Have the parser read; returns what it has not read."""
-        self._is_understood = False
+        self._piece_bytes = len(data)
+        self._open_bytes += self._piece_bytes
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade as upgrade:
@@ -343,11 +342,19 @@ class HttpProtocol(asyncio.Protocol):
         except httptools.HttpParserError as error:
             self._refuse(self._reason_of(error, data))
             return b""
-        # The parser keeps a header that has no end, and tells nothing of it.
-        self._open_bytes = 0 if self._is_understood else self._open_bytes + len(data)
         if self._open_bytes > self._limits.head_bytes:
             self._refuse(Reason.HEADERS_TOO_LARGE)
         return b""
+
+    def _is_head_too_large(self) -> bool:
+        limits = self._limits
+        if len(self._headers) > limits.headers:
+            return True
+        if self._open_bytes <= limits.head_bytes:
+            return False
+        # The piece may have had more in it than the head.
+        told_bytes = len(self._target) + sum(len(name) + len(value) for name, value in self._headers)
+        return told_bytes > limits.head_bytes
 
     def _decline_upgrade(self) -> None:
         """Read a head again without its offer of another protocol, which RFC 9110 (7.8) allows to pass over.
@@ -366,15 +373,10 @@ class HttpProtocol(asyncio.Protocol):
         if isinstance(error, httptools.HttpParserCallbackError):
             raise error  # a fault of ours
         # What begins with no method at all is not HTTP.
-        is_first = not self._is_understood and isinstance(error, httptools.HttpParserInvalidMethodError)
+        is_first = self._piece_bytes and not self._target
+        is_first = is_first and isinstance(error, httptools.HttpParserInvalidMethodError)
         is_method = is_first and _REQUEST_LINE.match(data)
         return Reason.METHOD_NOT_ALLOWED if is_method else Reason.INVALID_HTTP
-
-    def _count(self, size: int) -> None:
-        self._is_understood = True
-        self._head_bytes += size
-        if self._head_bytes > self._limits.head_bytes:
-            self._refuse_in_parser(Reason.HEADERS_TOO_LARGE)
 
     def _refuse_in_parser(self, reason: Reason) -> None:
         self._refusal = reason
@@ -456,7 +458,7 @@ class HttpProtocol(asyncio.Protocol):
         if asked is not None and asked.has_begun:
             self.break_off()
         else:
-            self._tell_refusal(reason, new_request_id() if asked is None else request_id_for(asked.scope))
+            self._tell_refusal(reason, _request_id_of(asked))
             self._linger()
 
     def _tell_refusal(self, reason: Reason, request_id: str) -> None:
@@ -519,15 +521,23 @@ class HttpProtocol(asyncio.Protocol):
         self._transport.abort()
 
 
+def _request_id_of(asked: Request | None) -> str:
+    """The id that the application has given a request; a new one where it has not seen it."""
+    return (asked is not None and asked.scope.get("muster.request_id")) or new_request_id()
+
+
 def _is_faulty(headers: Headers, target: bytes, version: str) -> bool:
     """Whether something is wrong with a head that httptools takes."""
-    hosts = [value for name, value in headers if name == b"host"]
-    if len(hosts) > 1 or (not hosts and version == "1.1"):
+    named = dict(headers)
+    if len(named) < len(headers):
+        names = [name for name, _ in headers]
+        if names.count(b"host") > 1 or names.count(b"transfer-encoding") > 1:
+            return True
+    host = named.get(b"host")
+    if version == "1.1" if host is None else not _HOST.fullmatch(host):
         return True
-    if hosts and not _HOST.fullmatch(hosts[0]):
-        return True
-    encodings = [value.lower() for name, value in headers if name == b"transfer-encoding"]
-    if encodings and (encodings != [b"chunked"] or version != "1.1"):
+    encoding = named.get(b"transfer-encoding")
+    if encoding is not None and (encoding.lower() != b"chunked" or version != "1.1"):
         return True
     return not target.startswith(b"/") or not target.isascii() or version not in ("1.0", "1.1")
 

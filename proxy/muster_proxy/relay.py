@@ -16,7 +16,6 @@ from muster_batching.single_flight import FellBehindError, FlightKey, SingleFlig
 from muster_observability import logs
 from muster_proxy import disconnects, wire
 from muster_proxy.admission import Admission
-from muster_proxy.client import header_lines
 from muster_proxy.dialects import DIALECTS
 from muster_proxy.exchange import Exchange
 from muster_proxy.explicit_batch import ExplicitBatch
@@ -116,8 +115,8 @@ class Relay:
         )
         exchange.tenant = identity.tenant
         call = wire.read(kind, await read_body(exchange, self._max_body_bytes))
-        exchange.is_stream = call.is_stream
         if call.is_stream:
+            exchange.is_stream = True
             self._streams.add(exchange)
         exchange.model = self._model(call)
         async with disconnects.watch(exchange.receive, exchange.has_answered):
@@ -223,24 +222,33 @@ async def read_body(exchange: Exchange, limit_bytes: int) -> bytes:
     """
     if exchange.header(b"content-encoding") not in (None, "identity"):
         raise RequestError(Reason.UNSUPPORTED_ENCODING)
-    too_large = RequestError(Reason.BODY_TOO_LARGE, f"The request body is larger than {limit_bytes} bytes.")
     declared = exchange.header(b"content-length")
     if declared is not None and declared.isdigit() and int(declared) > limit_bytes:
-        raise too_large
+        raise _too_large(limit_bytes)
     held = bytearray()
     while True:
         message = await exchange.receive()
         if message["type"] == "http.disconnect":
             raise disconnects.ClientGoneError
-        held += message.get("body", b"")
-        if len(held) > limit_bytes:
-            raise too_large
-        if not message.get("more_body", False):
+        body: bytes = message.get("body", b"")
+        if len(held) + len(body) > limit_bytes:
+            raise _too_large(limit_bytes)
+        is_last = not message.get("more_body", False)
+        if is_last and not held:  # most come in one piece
+            return body
+        held += body
+        if is_last:
             return bytes(held)
+
+
+def _too_large(limit_bytes: int) -> RequestError:
+    return RequestError(Reason.BODY_TOO_LARGE, f"The request body is larger than {limit_bytes} bytes.")
 
 
 def _check(call: Call, model: Model) -> None:
     """Refuse media that the model does not read, or that its engine would have to fetch."""
+    if not call.contents:
+        return
     if model.reads_text_alone:
         wire.refuse_media(call)
     else:
@@ -262,10 +270,10 @@ def _emulation(call: Call, mode: ToolMode) -> ToolEmulation | None:
 
 
 def _headers(exchange: Exchange) -> bytes:
-    headers = {"x-request-id": exchange.request_id}
+    lines = f"x-request-id: {exchange.request_id}\r\n"  # both are identifiers, which break no line
     if exchange.session_id is not None:
-        headers["x-session-id"] = exchange.session_id
-    return header_lines(headers)
+        lines += f"x-session-id: {exchange.session_id}\r\n"
+    return lines.encode("ascii")
 
 
 def _size_of(piece: Piece) -> int:

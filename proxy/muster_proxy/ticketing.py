@@ -93,9 +93,10 @@ class TicketOffice:
     def _tokens(self, model: PoolId, call: Call, size_bytes: int) -> int:
         """Estimate the tokens of a prompt."""
         tokens = 0
-        for part in call.media():
-            size_bytes -= _text_bytes(part)
-            tokens += _MEDIA_TOKENS
+        if call.contents:
+            for part in call.media():
+                size_bytes -= _text_bytes(part)
+                tokens += _MEDIA_TOKENS
         ratio = self._ratios.get(model)
         bytes_per_token = FIRST_BYTES_PER_TOKEN if ratio is None else ratio.bytes_per_token
         return tokens + max(0, math.ceil(size_bytes / bytes_per_token))

@@ -53,7 +53,7 @@ TWICE = """
 import sys, structlog
 from muster_observability import logs
 logs.configure(sys.argv[1], sys.argv[2])
-structlog.contextvars.bind_contextvars(worker=1)
+logs.bind(worker=1)
 fields = {"request_id": "a\\nb", "model": "\\u00e9", "tokens": None}
 logs.get("proxy").info("request", **fields)
 logs.info("proxy", "request", fields)

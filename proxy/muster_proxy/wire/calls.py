@@ -1,6 +1,6 @@
 """One request, read: what the relay, the tickets and the emulation of tools ask of it."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, cast
@@ -8,7 +8,7 @@ from typing import Any, cast
 from muster_proxy.wire import forbidden
 from muster_proxy.wire.chat import BatchChatRequest, ChatRequest
 from muster_proxy.wire.completions import CompletionRequest
-from muster_proxy.wire.media import Part, parts_of
+from muster_proxy.wire.media import Content, Part, parts_of
 from muster_proxy.wire.messages import MessagesRequest
 from muster_proxy.wire.pooling import EmbeddingRequest, RerankRequest, ScoreRequest
 from muster_proxy.wire.requests import Request
@@ -48,21 +48,25 @@ _TYPES: dict[Kind, type[Request]] = {
 _WITH_OPTIONS = (Kind.CHAT, Kind.COMPLETIONS)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Call:
-    """A request, read.
+    """A request, read. Not to be changed: to make a frozen one takes longer.
 
     Attributes:
         kind: Its route.
         body: As it came.
         fields: The same, parsed; not to be changed.
         request: Its known fields, typed.
+        is_stream: Whether the answer is asked for as an event stream.
+        contents: What comes in parts, not as one text, with the path of each.
     """
 
     kind: Kind
     body: bytes
     fields: dict[str, Any]
     request: Request
+    is_stream: bool
+    contents: Sequence[Content]
 
     @property
     def chat(self) -> ChatRequest:
@@ -74,11 +78,6 @@ class Call:
     def model(self) -> str:
         """The model that is asked for."""
         return self.request.model
-
-    @property
-    def is_stream(self) -> bool:
-        """Whether the answer is asked for as an event stream."""
-        return self.request.is_stream
 
     @property
     def choices(self) -> int:
@@ -141,7 +140,7 @@ class Call:
     def media(self) -> Iterator[Part]:
         """The parts of messages that are no text: images, sound, files."""
         types = self.request.part_types
-        for _, part in parts_of(self.request.contents()):
+        for _, part in parts_of(self.contents):
             if isinstance(part, dict) and types.is_media(cast("Part", part)):
                 yield part
 
@@ -155,7 +154,7 @@ def read(kind: Kind, body: bytes) -> Call:
     fields = parsed(body)
     request = typed(fields, _TYPES[kind])
     request.check()
-    return Call(kind, body, fields, request)
+    return Call(kind, body, fields, request, request.is_stream, tuple(request.contents()))
 
 
 def read_chat(body: bytes) -> Call:

@@ -87,7 +87,7 @@ def refuse_media(call: "Call") -> None:
         RequestError: A message has a part of another type.
     """
     types = call.request.part_types
-    for place, part in parts_of(call.request.contents()):
+    for place, part in parts_of(call.contents):
         if not isinstance(part, dict) or not _is_plain(types, cast("Part", part)):
             raise invalid(f"Only text is read by this model: '{place}'.", place)
 
@@ -105,7 +105,7 @@ def refuse_remote_media(call: "Call", *, is_fetching_allowed: bool = False) -> N
     """
     allowed = ("data:", "http:", "https:") if is_fetching_allowed else ("data:",)
     types = call.request.part_types
-    for place, part in parts_of(call.request.contents()):
+    for place, part in parts_of(call.contents):
         if not isinstance(part, dict) or not types.is_known(cast("Part", part)):
             raise invalid(f"The type of a part is missing or not known: '{place}'.", place)
         if not _EMBEDDINGS.isdisjoint(cast("Part", part)):

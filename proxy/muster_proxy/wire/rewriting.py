@@ -38,7 +38,7 @@ def rewrite(
     Raises:
         RequestError: It must be written anew and is nested too deeply for that (254 levels).
     """
-    if any(name in fields for name in changes) or any(name in fields for name in removals):
+    if not (fields.keys().isdisjoint(changes) and fields.keys().isdisjoint(removals)):
         return _written(fields, changes, removals)
     if not changes:
         return body

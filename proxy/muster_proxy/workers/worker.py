@@ -6,7 +6,6 @@ import socket
 import sys
 from functools import partial
 
-import structlog
 import uvicorn
 
 from muster_observability import logs, server
@@ -26,7 +25,7 @@ def run_worker() -> ExitCode:
     except EOFError:
         return ExitCode.OK
     logs.configure(orders.log_level, orders.log_format)
-    structlog.contextvars.bind_contextvars(worker=orders.index)
+    logs.bind(worker=orders.index)
     return _serve(orders, channel)
 
 
