@@ -13,12 +13,13 @@ from starlette.routing import BaseRoute, Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from muster_batching import AsyncScheduler, Policy, RequestClass, Scheduler, WaitingLimits
+from muster_observability import logs
 from muster_observability.metrics import MetricsEndpoint, new_registry
 from muster_observability.request_ids import REQUEST_ID, RequestIds, request_id_of
 from muster_proxy import openapi
 from muster_proxy.admission import Admission
 from muster_proxy.client import Timeouts, UpstreamClient
-from muster_proxy.failures import Reason, RequestError
+from muster_proxy.failures import Reason, RequestError, unknown_model
 from muster_proxy.generation import Engines
 from muster_proxy.keys import Door, door
 from muster_proxy.metrics import ProxyMetrics
@@ -29,10 +30,12 @@ from muster_proxy.ticketing import TicketOffice
 from muster_proxy.upstreams import Upstreams
 from muster_proxy.wire import Kind
 
+_log = logs.get("proxy")
+
 OPEN_PATHS = frozenset({"/health/live", "/health/ready", "/metrics", "/openapi.json"})
 """What may be asked without a key: whatever a cluster asks of every server, and holds nothing of a tenant's."""
 
-KEYED_PATHS = frozenset({"/v1/models", *(kind.value for kind in Kind)})
+KEYED_PATHS = frozenset({"/v1/models", "/v1/models/{model}", *(kind.value for kind in Kind)})
 """What needs a key, where there are keys. A route is in one of the two, or the application does not start."""
 
 
@@ -112,7 +115,9 @@ def create_app(settings: ProxySettings, keys: Door | None = None) -> Application
     app.add_api_route("/health/live", _live, methods=["GET"])
     app.add_api_route("/health/ready", _ready(upstreams, readiness), methods=["GET"])
     app.add_api_route("/openapi.json", _openapi, methods=["GET"])
-    app.add_api_route("/v1/models", _models(upstreams, admission), methods=["GET"])
+    models = _Models(upstreams, admission)
+    app.add_api_route("/v1/models", models.list, methods=["GET"])
+    app.add_api_route("/v1/models/{model:path}", models.retrieve, methods=["GET"])  # names have slashes
     app.router.routes.append(Route("/metrics", MetricsEndpoint(registry), methods=["GET"]))
     application = Application(app, readiness)
     return application
@@ -132,7 +137,7 @@ def check_policies(routes: list[BaseRoute]) -> None:
         RuntimeError: One does not.
     """
     for route in routes:
-        path = cast("str", getattr(route, "path", ""))
+        path = cast("str", getattr(route, "path", "")).replace(":path}", "}")
         if (path in OPEN_PATHS) == (path in KEYED_PATHS):
             raise RuntimeError(f"expected {path} in one of OPEN_PATHS and KEYED_PATHS")
 
@@ -179,28 +184,55 @@ def _ready(upstreams: Upstreams, readiness: Readiness):  # noqa: ANN202  a route
     return ready
 
 
-def _models(upstreams: Upstreams, admission: Admission):  # noqa: ANN202  a route handler
-    async def models(request: Request) -> Response:
+class _Models:
+    """The handlers that tell of models.
+
+    Args:
+        upstreams: Serve them.
+        admission: Says who may ask.
+    """
+
+    def __init__(self, upstreams: Upstreams, admission: Admission) -> None:
+        self._upstreams = upstreams
+        self._admission = admission
+
+    async def list(self, request: Request) -> Response:
+        """All of them."""
+        self._admit(request)
+        return _json({"object": "list", "data": self._upstreams.entries()})
+
+    async def retrieve(self, request: Request) -> Response:
+        """One, by its name or alias."""
+        self._admit(request)
+        name: str = request.path_params["model"]
+        entry = next((each for each in self._upstreams.entries() if each["id"] == name), None)
+        if entry is None:
+            raise unknown_model("model")
+        return _json(entry)
+
+    def _admit(self, request: Request) -> None:
         headers = request.headers
-        admission.identify(headers.get("authorization"), headers.get("x-api-key"), request.client)
-        body = {"object": "list", "data": upstreams.entries()}
-        return Response(orjson.dumps(body), media_type="application/json")
-
-    return models
+        self._admission.identify(headers.get("authorization"), headers.get("x-api-key"), request.client)
 
 
-async def _http_error(_request: Request, error: Exception) -> Response:
+def _json(body: object) -> Response:
+    return Response(orjson.dumps(body), media_type="application/json")
+
+
+async def _http_error(request: Request, error: Exception) -> Response:
     """A path or method that does not exist, in OpenAI's shape."""
     assert isinstance(error, HTTPException)  # noqa: S101  it is registered for these
     if error.status_code == 405:  # noqa: PLR2004  HTTP's own number
         told = RequestError(Reason.METHOD_NOT_ALLOWED, allow=(error.headers or {}).get("Allow"))
     else:
         told = RequestError(Reason.URL_NOT_FOUND, status=error.status_code)
-    return _response(told)
+    return await _refusal(request, told)
 
 
-async def _refusal(_request: Request, error: Exception) -> Response:
+async def _refusal(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestError)  # noqa: S101  it is registered for these
+    request_id = request_id_of(request.scope)
+    _log.info("refused", request_id=request_id, status=error.http_status, code=error.reason.value)
     return _response(error)
 
 

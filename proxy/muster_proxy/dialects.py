@@ -191,8 +191,7 @@ class Completions(Dialect):
     def is_final(self, said: bytes) -> bool:
         """Whether, in an answer or a run of events, the model ended by itself and called no tool.
 
-        A stream's calls come before its end: a caller that reads runs must not ask after a request with a named
-        `tool_choice`.
+        A stream's calls come before its end: not to be asked where they end with "stop" (`Call.may_be_final`).
         """
         return b'"stop"' in said and super().is_final(said) and self._CALLED.search(said) is None
 

@@ -31,6 +31,7 @@ class Reason(StrEnum):
     URL_NOT_FOUND = "unknown_url"
     METHOD_NOT_ALLOWED = "method_not_allowed"
     REQUEST_REJECTED = "request_rejected"
+    REQUEST_QUARANTINED = "request_quarantined"
     QUEUE_FULL = "queue_full"
     QUEUE_TIMEOUT = "queue_timeout"
     DEADLINE_UNREACHABLE = "deadline_unreachable"
@@ -78,6 +79,9 @@ TABLE: dict[Reason, Row] = {
     Reason.URL_NOT_FOUND: Row(404, _CALLER, "There is nothing at this URL."),
     Reason.METHOD_NOT_ALLOWED: Row(405, _CALLER, "This URL does not take this method."),
     Reason.REQUEST_REJECTED: Row(400, _CALLER, "The engine rejected the request."),
+    Reason.REQUEST_QUARANTINED: Row(
+        400, _CALLER, "Engines died with this request; it is sent to none for an hour."
+    ),
     Reason.QUEUE_FULL: Row(429, "rate_limit_error", "Too many requests are waiting.", 1),
     Reason.QUEUE_TIMEOUT: Row(429, "rate_limit_error", "The request waited too long for its turn.", 1),
     Reason.DEADLINE_UNREACHABLE: Row(
@@ -158,3 +162,14 @@ class RequestError(Exception):
     def events(self) -> bytes:
         """The error as the end of an event stream that has begun."""
         return b"data: " + self.body() + b"\n\ndata: [DONE]\n\n"
+
+
+def unknown_model(param: str) -> RequestError:
+    """The error of a model's name that none has.
+
+    Args:
+        param: Where it was named.
+    """
+    return RequestError(
+        Reason.MODEL_NOT_FOUND, "The model does not exist; GET /v1/models lists those that do.", param
+    )

@@ -25,6 +25,7 @@ from muster_proxy.dialects import DIALECTS, Dialect
 from muster_proxy.failures import TURNED_AWAY, Reason, RequestError
 from muster_proxy.health import RetryBudget, Sign
 from muster_proxy.metrics import ProxyMetrics
+from muster_proxy.quarantine import Fingerprint, Verdict, fingerprint
 from muster_proxy.ticketing import TicketOffice
 from muster_proxy.tools.emulation import ToolEmulation
 from muster_proxy.upstreams import Upstream, Upstreams
@@ -43,6 +44,12 @@ _NO_CONTENT = b'"content":""'
 
 _PUSH_BACKS = (Reason.UPSTREAM_BUSY, Reason.UPSTREAM_TIMEOUT)
 _UNREACHABLE = (Reason.NO_HEALTHY_UPSTREAM, Reason.UPSTREAM_LOST)
+
+_FATAL = (Reason.UPSTREAM_LOST, Reason.UPSTREAM_STREAM_ERROR, Reason.UPSTREAM_ERROR)
+"""What an engine's death looks like to those that die with it."""
+
+_MOST_FATAL = 2
+"""Engines that one request may take along, if it is what kills them, before its client is told."""
 
 _RETRIED = (
     Reason.NO_HEALTHY_UPSTREAM,
@@ -106,6 +113,7 @@ class Generation:
         is_event_stream: Whether the engine answers with events.
         usage: The tokens that the engine accounted for.
         tries: Engines that were asked.
+        losses: Of these, those that failed or were lost, perhaps by it.
         has_begun: Whether something of the answer was passed on.
     """
 
@@ -121,6 +129,7 @@ class Generation:
     is_event_stream: bool = field(default=False, init=False)
     usage: Usage | None = field(default=None, init=False)
     tries: int = field(default=0, init=False)
+    losses: int = field(default=0, init=False)
     has_begun: bool = field(default=False, init=False)
 
     @property
@@ -132,6 +141,11 @@ class Generation:
     def dialect(self) -> Dialect:
         """Of its answer."""
         return DIALECTS[self.call.kind]
+
+    @property
+    def fingerprint(self) -> Fingerprint:
+        """By which it is known again when it comes again."""
+        return fingerprint(self.path, self.call.body)
 
     def body(self, upstream: Upstream) -> bytes:
         """The request as this upstream gets it.
@@ -190,15 +204,52 @@ class Engines:
         self._metrics = metrics
         self._retries = retries
         self._budget = RetryBudget()
+        self._suspects: set[Fingerprint] = set()
+        self._one_suspect = asyncio.Lock()
 
     async def carry_out(self, generation: Generation, taker: Taker) -> None:
         """Carry out a generation.
 
-        During a stream its slot is held; a whole answer is given when the slot has been given back.
+        During a stream its slot is held; a whole answer is given when the slot has been given back. With one that
+        engines died with, no other such is in flight.
 
         Raises:
             RequestError: It got no slot, or the engine failed.
         """
+        if self._is_suspect(generation):
+            await self._carry_out_alone(generation, taker)
+        else:
+            await self._carry_out(generation, taker)
+
+    def _is_suspect(self, generation: Generation) -> bool:
+        """Whether it may be what engines died of.
+
+        Raises:
+            RequestError: It is (`REQUEST_QUARANTINED`).
+        """
+        quarantine = self._upstreams.quarantine
+        if quarantine.is_empty:
+            return False
+        verdict = quarantine.verdict(generation.fingerprint, time.monotonic())
+        if verdict is Verdict.QUARANTINED:
+            raise RequestError(Reason.REQUEST_QUARANTINED)
+        return verdict is Verdict.SUSPECT
+
+    async def _carry_out_alone(self, generation: Generation, taker: Taker) -> None:
+        request = generation.fingerprint
+        if request in self._suspects:
+            raise RequestError(
+                Reason.QUEUE_FULL, "Engines died with this request, and another like it is being tried."
+            )
+        self._suspects.add(request)
+        try:
+            async with self._one_suspect:
+                self._is_suspect(generation)
+                await self._carry_out(generation, taker)
+        finally:
+            self._suspects.discard(request)
+
+    async def _carry_out(self, generation: Generation, taker: Taker) -> None:
         try:
             await self._try(generation, taker)
         except RequestError as error:
@@ -226,6 +277,8 @@ class Engines:
     def _may_retry(self, generation: Generation, error: RequestError) -> bool:
         """Whether a failure may be followed by another try: nothing was passed on, and another engine is there."""
         if error.reason not in _RETRIED or generation.has_begun or generation.tries > self._retries:
+            return False
+        if generation.losses >= _MOST_FATAL or (generation.losses and self._is_suspect(generation)):
             return False
         return generation.upstream is not None and self._upstreams.has_other(
             generation.ticket.pool, generation.upstream
@@ -272,7 +325,7 @@ class Engines:
         if generation.tools is not None:
             body = _emulated(generation.tools, body)
         usage = generation.dialect.usage_of(body)
-        if generation.call.has_tools and generation.dialect.is_final(body):
+        if generation.call.may_be_final and generation.dialect.is_final(body):
             slot.session_over()
         self._account(generation, slot, usage)
         return body
@@ -424,6 +477,12 @@ class _Turn:
             self.slot.failed(is_push_back=True)
         sign = Sign.SUCCESS if exc is None else _SIGNS.get(reason, Sign.NEUTRAL) if reason else Sign.NEUTRAL
         self._upstreams.note(self.upstream, sign, self._dispatched_s)
+        quarantine = self._upstreams.quarantine
+        if reason in _FATAL:
+            self._generation.losses += 1
+            quarantine.failed(self._generation.fingerprint, self.upstream.id, time.monotonic())
+        elif sign is Sign.SUCCESS and not quarantine.is_empty:
+            quarantine.answered(self._generation.fingerprint)
         if reason in _UNREACHABLE:
             self._upstreams.doubt(self.upstream, is_refused=reason is Reason.NO_HEALTHY_UPSTREAM)
 
@@ -442,8 +501,8 @@ class _Stream:
         "_dialect",
         "_generation",
         "_hides_usage",
-        "_is_agents",
         "_last_events",
+        "_may_be_final",
         "_next_note",
         "_progress",
         "_rewriter",
@@ -461,7 +520,7 @@ class _Stream:
         self._progress = turn.upstream.progress
         self._borders = sse.EventBorders()
         self._rewriter: StreamRewriter | None = generation.tools.stream() if generation.tools else None
-        self._is_agents = generation.call.has_tools
+        self._may_be_final = generation.call.may_be_final
         self._hides_usage = not generation.call.wants_usage
         self._tokens = 0
         self._next_note = 1  # told at this many tokens
@@ -512,7 +571,7 @@ class _Stream:
     def _pass_on(self, events: bytes) -> Awaitable[object] | None:
         if self._rewriter is not None:
             events = _rewritten(events, self._rewriter)
-        if self._is_agents and self._dialect.is_final(events):
+        if self._may_be_final and self._dialect.is_final(events):
             self._turn.slot.session_over()
         if not events:
             return None
@@ -569,7 +628,8 @@ async def _engine_error(answer: Answer) -> RequestError:
     # vLLM repeats what was wrong, however long that was. Unread it is no less the request's fault.
     with contextlib.suppress(msgspec.DecodeError, RequestError):
         told = _engine_errors.decode(await answer.body(_MAX_ERROR_BYTES)).error
-    return RequestError(Reason.REQUEST_REJECTED, told.message, told.param, status=status)
+    param = told.param and told.param.removeprefix("body.")  # vLLM's word for all that is not in the URL
+    return RequestError(Reason.REQUEST_REJECTED, told.message, param, status=status)
 
 
 def _seconds(value: str | None) -> float | None:

@@ -25,6 +25,9 @@ _NOT_OF_A_ROUTE = (Reason.URL_NOT_FOUND, Reason.METHOD_NOT_ALLOWED)
 """What a request meets that found no route."""
 
 
+_OF_KEYS = (Reason.INVALID_API_KEY, Reason.TOO_MANY_BAD_KEYS)
+
+
 class _Route(NamedTuple):
     """What is said of one relayed route, and nowhere else.
 
@@ -155,10 +158,15 @@ def _own_paths() -> Json:
             "get": {
                 "operationId": "models",
                 "summary": "List the models of all engines.",
-                "responses": {
-                    "200": _ok(_named("Models")),
-                    **_errors([Reason.INVALID_API_KEY, Reason.TOO_MANY_BAD_KEYS]),
-                },
+                "responses": {"200": _ok(_named("Models")), **_errors(_OF_KEYS)},
+            }
+        },
+        "/v1/models/{model}": {
+            "get": {
+                "operationId": "model",
+                "summary": "Tell of one model.",
+                "parameters": [{"name": "model", "in": "path", "required": True, "schema": _STRING}],
+                "responses": {"200": _ok(_named("Model")), **_errors([*_OF_KEYS, Reason.MODEL_NOT_FOUND])},
             }
         },
         "/health/live": _open("live", "Tell that the process runs.", {"200": _ok(_object(told))}),
@@ -354,7 +362,6 @@ _ERROR_FIELDS: Json = {
 _OWN_SCHEMAS: Json = {
     "Error": _object({"error": _object(_ERROR_FIELDS)}),
     "MessagesError": _object({"type": {"const": "error"}, "error": _object(_ERROR_FIELDS)}),
-    "Models": _object(
-        {"object": {"const": "list"}, "data": _list_of(_object({"id": _STRING, "object": _STRING}))}
-    ),
+    "Model": _object({"id": _STRING, "object": _STRING}),
+    "Models": _object({"object": {"const": "list"}, "data": _list_of(_named("Model"))}),
 }

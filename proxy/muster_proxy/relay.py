@@ -19,7 +19,7 @@ from muster_proxy.admission import Admission
 from muster_proxy.dialects import DIALECTS
 from muster_proxy.exchange import Exchange
 from muster_proxy.explicit_batch import ExplicitBatch
-from muster_proxy.failures import TURNED_AWAY, Reason, RequestError
+from muster_proxy.failures import TURNED_AWAY, Reason, RequestError, unknown_model
 from muster_proxy.generation import Engines, Generation, Piece, pieces
 from muster_proxy.keys import Identity
 from muster_proxy.metrics import ProxyMetrics
@@ -134,9 +134,7 @@ class Relay:
             return model
         if not self._upstreams.all_known:
             raise RequestError(Reason.NO_HEALTHY_UPSTREAM, "No engine has answered yet.")
-        raise RequestError(
-            Reason.MODEL_NOT_FOUND, "The model does not exist; GET /v1/models lists those that do.", "model"
-        )
+        raise unknown_model("model")
 
     def _generation(self, exchange: Exchange, call: Call, identity: Identity) -> Generation:
         model = self._upstreams.model(exchange.model)

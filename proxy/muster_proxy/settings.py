@@ -10,7 +10,7 @@ import os
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, cast, get_origin
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 import yaml
 from pydantic import (
@@ -105,12 +105,19 @@ class UpstreamSettings(_Section):
     def model_post_init(self, _context: object, /) -> None:
         """Refuse what is no root of an HTTP server."""
         parts = urlsplit(self.root)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
+        if parts.scheme not in ("http", "https") or not parts.hostname or not _has_valid_port(parts):
             raise ValueError("expected a URL like http://127.0.0.1:8000")
         if parts.username or parts.password or parts.query or parts.fragment:
             raise ValueError(
                 "a URL without credentials, query or fragment is expected; a key goes in api_key"
             )
+
+
+def _has_valid_port(parts: SplitResult) -> bool:
+    try:
+        return parts.port != 0
+    except ValueError:
+        return False
 
 
 class ProxySettings(_Section):

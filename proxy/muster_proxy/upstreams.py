@@ -31,6 +31,7 @@ from muster_observability import logs
 from muster_proxy.client import Origin, header_lines
 from muster_proxy.health import Change, Fleet, Progress, Sign, State
 from muster_proxy.metrics import ProxyMetrics
+from muster_proxy.quarantine import Quarantine
 from muster_proxy.settings import ToolMode, UpstreamSettings
 
 _PRIORITIES = {each: rank for rank, each in enumerate(CLASSES)}
@@ -130,6 +131,9 @@ class Upstreams:
         aliases: Other names of models, each with the model that it stands for.
         stall_s: Seconds without progress after which an engine with work counts as hung.
         peers: Proxies that share the upstreams, this one too.
+
+    Attributes:
+        quarantine: Hears which of them die.
     """
 
     def __init__(
@@ -147,6 +151,7 @@ class Upstreams:
         self._aliases = aliases
         self._stall_s = stall_s
         self._fleet = Fleet(stall_s=stall_s)
+        self.quarantine = Quarantine()
         self._all: dict[UpstreamId, Upstream] = {}
         self._models: dict[str, Model] = {}
 
@@ -201,6 +206,7 @@ class Upstreams:
     def remove(self, upstream: Upstream) -> None:
         """Take an upstream out; what it has in flight may finish."""
         self.learn(upstream, available=False)
+        self.quarantine.forget(upstream.id)
         self._scheduler.remove(upstream.id)
         self._metrics.forget_upstream(upstream.id)
 
@@ -228,6 +234,10 @@ class Upstreams:
             upstream.metered.set()
         if available != upstream.available:
             upstream.available = available
+            if available:
+                self.quarantine.returned(upstream.id)
+            else:
+                self.quarantine.died(upstream.id, time.monotonic())
             _log.info(
                 "upstream answers" if available else "upstream does not answer",
                 upstream=upstream.id,

@@ -8,6 +8,7 @@ import httpx
 import pytest
 
 from muster_proxy.testing import FakeVllm
+from tests.proxy.asking import post
 from tests.proxy.conftest import Proxied
 
 MESSAGES: list[dict[str, Any]] = [{"role": "user", "content": "CANARY"}]
@@ -116,6 +117,15 @@ async def test_a_wrong_value_is_a_400_that_names_its_field(
     error = check(await proxy.post("/v1/chat/completions", json=body))
 
     assert error["param"] == param
+
+
+async def test_a_text_may_have_a_nul(proxied: Proxied, engine: FakeVllm) -> None:
+    """It is a character as any other: it reaches the engine."""
+    message = {"role": "user", "content": "a\0b"}
+    async with proxied(engine.url) as client:
+        assert (await post(client, messages=[message])).status_code == 200
+
+    assert engine.requests[-1].body["messages"] == [message]
 
 
 async def test_a_body_over_the_limit_is_a_413(proxy: httpx.AsyncClient) -> None:

@@ -5,12 +5,14 @@ Errors of engines one by one: `test_relay`. Ejections in their time: `test_healt
 
 import asyncio
 import contextlib
+import time
 
 import pytest
 
 from muster_proxy.client import Timeouts
 from muster_proxy.failures import Reason, RequestError
 from muster_proxy.health import ACTIVE_PER_RETRY, RETRIES_AT_LEAST, SILENCES_IN_A_ROW
+from muster_proxy.quarantine import SUSPECT_AFTER
 from muster_proxy.testing import End, Endless, FakeVllm, Play, RawEngine, Reply
 from muster_proxy.testing.raw_faults import (
     ENDLESS_HEAD,
@@ -281,3 +283,57 @@ async def test_an_engine_that_loads_again_is_a_503_until_it_is_back(proxied: Pro
         assert (loading.status_code, loading.headers["retry-after"]) == (503, "3")
         assert loading.headers["x-should-retry"] == "true"
         assert (await post(client)).status_code == 200
+
+
+async def test_a_request_that_kills_engines_is_quarantined() -> None:
+    """It takes two along before its client is told, and a third when it is sent again; then it goes to none."""
+    async with contextlib.AsyncExitStack() as stack:
+        engines = [await stack.enter_async_context(RawEngine([(End.RESET,)] * 9)) for _ in range(3)]
+        side = await stack.enter_async_context(engine_side())
+        upstreams = [side.add(name, engine.url) for name, engine in zip("abc", engines, strict=True)]
+
+        async def send() -> Reason:
+            with pytest.raises(RequestError) as caught:
+                await side.carry_out(user="poison")
+            for upstream, engine in zip(upstreams, engines, strict=True):
+                if upstream.available and engine.requests:
+                    side.upstreams.learn(upstream, available=False)  # as its probe finds
+            return caught.value.reason
+
+        assert await send() is Reason.UPSTREAM_LOST
+        assert sum(len(engine.requests) for engine in engines) == 2
+        assert await send() is Reason.UPSTREAM_LOST
+        assert [len(engine.requests) for engine in engines] == [1, 1, 1]
+        for upstream in upstreams:
+            side.upstreams.learn(upstream, available=True)
+        assert await send() is Reason.REQUEST_QUARANTINED
+        assert [len(engine.requests) for engine in engines] == [1, 1, 1]
+
+
+async def test_those_that_died_with_it_are_tried_one_by_one() -> None:
+    """Who was in flight at two deaths is suspect: one of them at a time, and twice the same not at all."""
+    async with FakeVllm() as fake, engine_side() as side:
+        upstream = side.add("a", fake.url)
+        quarantine = side.upstreams.quarantine
+        innocents = [f"innocent {number}" for number in range(4)]
+        now_s = time.monotonic()
+        for number in range(SUSPECT_AFTER):
+            quarantine.returned(upstream.id)
+            for each in innocents:
+                quarantine.failed(side.generation(user=each).fingerprint, upstream.id, now_s + number)
+            quarantine.died(upstream.id, now_s + number)
+
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(side.carry_out(user=each)) for each in innocents]
+            while not fake.requests:
+                await asyncio.sleep(0)
+            with pytest.raises(RequestError, match=Reason.QUEUE_FULL):
+                await side.carry_out(user=innocents[-1])
+        assert all(task.result().usage for task in tasks)
+        assert fake.peak == 1
+
+        assert quarantine.is_empty
+        async with asyncio.TaskGroup() as group:
+            for each in innocents:
+                group.create_task(side.carry_out(user=each))
+        assert fake.peak > 1

@@ -3,6 +3,7 @@
 import asyncio
 import json
 from dataclasses import replace
+from typing import Any
 
 import httpx
 import pytest
@@ -126,14 +127,18 @@ TOOL = {"type": "function", "function": {"name": "f", "parameters": {"type": "ob
 
 @pytest.mark.parametrize("is_stream", [False, True], ids=["whole", "stream"])
 @pytest.mark.parametrize(
-    ("has_tools", "finish_reason", "is_held"),
-    [(True, "stop", False), (True, "tool_calls", True), (False, "stop", True)],
+    ("tools", "finish_reason", "is_held"),
+    [
+        ({"tools": [TOOL]}, "stop", False),
+        ({"tools": [TOOL]}, "tool_calls", True),
+        ({}, "stop", True),
+        ({"tools": [TOOL], "tool_choice": {"type": "function", "function": {"name": "f"}}}, "stop", True),
+    ],
 )
 async def test_an_agents_final_answer_makes_room_for_the_next_session(
-    proxied: Proxied, *, is_stream: bool, has_tools: bool, finish_reason: str, is_held: bool
+    proxied: Proxied, *, is_stream: bool, tools: dict[str, Any], finish_reason: str, is_held: bool
 ) -> None:
     """A session whose next call is expected keeps its part of the KV cache, and a new one that does not fit waits."""
-    tools = {"tools": [TOOL]} if has_tools else {}
     long = [{"role": "user", "content": "x" * 2000}]
     release = asyncio.Event()
     async with FakeVllm(profile=SMALL) as engine, proxied(engine.url) as client:

@@ -2,7 +2,7 @@
 
 import contextlib
 import json
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
+from collections.abc import AsyncGenerator, Iterator
 from typing import Any
 
 import anyio.from_thread
@@ -16,13 +16,11 @@ from schemathesis.specs.openapi.checks import (
     response_schema_conformance,
     status_code_conformance,
 )
-from starlette.requests import Request
-from starlette.types import Receive, Scope, Send
 
 from muster_proxy import openapi, wire
 from muster_proxy.app import KEYED_PATHS, OPEN_PATHS
 from muster_proxy.failures import TABLE, Reason
-from muster_proxy.testing import FakeVllm, Reply
+from muster_proxy.testing import FakeVllm
 from muster_proxy.wire import Kind
 from tests.proxy.conftest import Proxied
 
@@ -133,27 +131,9 @@ CHECKS = [
 ]
 
 
-class _Engine(FakeVllm):
-    """Reads two more things as vLLM does: a null as a field that is absent, and parts to score as their text."""
-
-    def _play(
-        self, request: Request, body: dict[str, Any], reply: Reply | None
-    ) -> Callable[[Scope, Receive, Send], Awaitable[None]]:
-        given = {name: value for name, value in body.items() if value is not None}
-        if request.url.path in (Kind.RERANK, Kind.SCORE):
-            given = {name: _text(value) for name, value in given.items()}
-        return super()._play(request, given, reply)
-
-
-def _text(value: Any) -> Any:
-    if isinstance(value, list):
-        return [_text(each) for each in value]
-    return json.dumps(value) if isinstance(value, dict) else value
-
-
 @contextlib.asynccontextmanager
 async def _served(proxied: Proxied) -> AsyncGenerator[str]:
-    async with _Engine() as engine, proxied(engine.url) as client:
+    async with FakeVllm() as engine, proxied(engine.url) as client:
         yield str(client.base_url)
 
 

@@ -848,7 +848,7 @@ TARGETS = {
     "/v1%2fmodels": 404,
     "/v1%2Fmodels": 404,
     "/V1/models": 404,
-    "/v1/models/": 404,
+    "/v1/models/": 401,  # a model without a name
     "/v1/models%00": 404,
     "/v1/models?x=/health/live": 401,
     "/v1/%6dodels": 401,

@@ -233,7 +233,9 @@ async def test_an_answer_that_is_no_json_is_a_502(engine: FakeVllm, proxied: Pro
     ("reply", "status", "code"),
     [
         (
-            Reply(status=400, error={"error": {"message": "too long", "param": "messages", "code": 400}}),
+            Reply(
+                status=400, error={"error": {"message": "too long", "param": "body.messages", "code": 400}}
+            ),
             400,
             "request_rejected",
         ),

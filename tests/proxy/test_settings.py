@@ -92,6 +92,8 @@ def test_each_class_has_waiting_limits_of_its_own(tmp_path: Path) -> None:
         ("", {"MUSTER_PROXY_PORT": "many"}, ["proxy.port"]),
         ("", {"MUSTER_PROXY_UPSTREAMS": "http://a"}, ["MUSTER_PROXY_UPSTREAMS", "JSON"]),
         ("proxy: {upstreams: [{url: 'localhost:8000'}]}", {}, ["proxy.upstreams.0", "http://127.0.0.1:8000"]),
+        ("proxy: {upstreams: [{url: 'http://a:99999'}]}", {}, ["proxy.upstreams.0", "http://127.0.0.1:8000"]),
+        ("proxy: {upstreams: [{url: 'http://a:http'}]}", {}, ["proxy.upstreams.0", "http://127.0.0.1:8000"]),
         ("proxy: {upstreams: [{url: 'http://u:secret@a'}]}", {}, ["proxy.upstreams.0", "api_key"]),
         ("", {"MUSTER_CONFIG": "missing.yaml"}, ["missing.yaml"]),
         ("proxy: [", {}, ["muster.yaml"]),

@@ -30,7 +30,7 @@ def bearer(key: str) -> dict[str, str]:
 @pytest.mark.parametrize("path", sorted(KEYED_PATHS))
 async def test_no_route_is_open_where_there_are_keys(engine: FakeVllm, proxied: Proxied, path: str) -> None:
     """Without a key, with a wrong one and with a digest for one: 401 before anything of the request is read."""
-    method = "GET" if path == "/v1/models" else "POST"
+    method = "GET" if path.startswith("/v1/models") else "POST"
     async with proxied(engine.url, keys=KEYS) as client:
         answers = [
             await client.request(method, path, content=b"{not json", headers=headers)
@@ -105,7 +105,8 @@ async def test_every_route_of_the_application_has_its_policy(engine: FakeVllm) -
     with server.bind(0, "") as listener:
         async with server.serving(app, listener, server.Manner(HttpServer())):
             check_policies(app.framework.router.routes)
-            paths = {getattr(route, "path", None) for route in app.framework.router.routes}
+            paths = {getattr(route, "path", "") for route in app.framework.router.routes}
+            paths = {path.replace(":path}", "}") for path in paths}
     assert paths > KEYED_PATHS
 
 

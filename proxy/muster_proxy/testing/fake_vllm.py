@@ -182,7 +182,10 @@ class FakeVllm:
             self.requests.append(Received(request.url.path, dict(request.headers), raw, body))
             reply = self._script.popleft() if self._script else None
             self.arrived.release()
-            return _Answer(self, self._play(request, body, reply))
+            given = {
+                name: value for name, value in body.items() if value is not None
+            }  # null is as good as absent
+            return _Answer(self, self._play(request, given, reply))
         except asked.RefusedError as refused:
             return JSONResponse(refused.body_for(route), refused.status)
 

@@ -1,10 +1,11 @@
 """The routes that do not generate: tokens of a text, and what pooling models answer."""
 
 import base64
+import json
 import struct
 import zlib
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
 
 from muster_proxy.testing import asked, made_text
 from muster_proxy.testing.made_text import Vocabulary
@@ -81,8 +82,9 @@ def _embedded(body: Mapping[str, Any], head: Head) -> dict[str, Any]:
 def _reranked(body: Mapping[str, Any], head: Head) -> dict[str, Any]:
     asked.check_has(body, "query")
     asked.check_has(body, "documents")
+    [query] = _texts(body["query"])
     documents = _texts(body["documents"])
-    scores = sorted(_scores(body["query"], documents), key=lambda score: -score[1])
+    scores = sorted(_scores(query, documents), key=lambda score: -score[1])
     results = [
         {
             "index": index,
@@ -91,7 +93,7 @@ def _reranked(body: Mapping[str, Any], head: Head) -> dict[str, Any]:
         }
         for index, score in scores[: body.get("top_n") or len(documents)]
     ]
-    tokens = _tokens([body["query"], *documents])
+    tokens = _tokens([query, *documents])
     usage = {"prompt_tokens": tokens, "total_tokens": tokens}
     return {"id": head.name("score-"), "model": head.model, "usage": usage, "results": results}
 
@@ -121,7 +123,9 @@ def _tokens(texts: Sequence[str]) -> int:
 
 
 def _texts(given: Any) -> list[str]:  # noqa: ANN401  as JSON has it
-    return [given] if isinstance(given, str) else [*given]
+    """Texts to score: one or several, each a text or an object with parts, which counts as it is written."""
+    several = cast("list[Any]", given) if isinstance(given, list) else [given]
+    return [each if isinstance(each, str) else json.dumps(each) for each in several]
 
 
 def _first(body: Mapping[str, Any], *names: str) -> Any:  # noqa: ANN401  as JSON has it

@@ -113,6 +113,14 @@ class Call:
         return self.request.has_tools
 
     @property
+    def may_be_final(self) -> bool:
+        """Whether its answer may be an agent's last: the model has tools to call, and may call none.
+
+        An answer that calls the tool that the client has named ends as a final answer does.
+        """
+        return self.request.has_tools and not self.request.names_tool
+
+    @property
     def is_ambiguous(self) -> bool:
         """Whether the body may name the model twice, so that another reader might see another one.
 

@@ -121,6 +121,11 @@ class ChatRequest(_Chat, kw_only=True):
         """Whether it offers the model tools to call."""
         return bool(self.tools)
 
+    @property
+    def names_tool(self) -> bool:
+        """Whether it names the tool that must be called."""
+        return isinstance(self.tool_choice, NamedChoice)
+
     def contents(self) -> Iterator[Content]:
         """The contents that come in parts, with their paths."""
         return contents_of(self.messages, "messages")

@@ -67,6 +67,11 @@ class Request(Struct, kw_only=True):
         """Whether it offers the model tools to call."""
         return False
 
+    @property
+    def names_tool(self) -> bool:
+        """Whether it names the tool that must be called."""
+        return False
+
     def contents(self) -> Iterator[Content]:
         """The contents that come in parts, with their paths."""
         yield from ()

@@ -224,6 +224,10 @@ async def test_models(client: openai.AsyncOpenAI) -> None:
     models = await client.models.list()
 
     assert [model.id for model in models.data] == [MODEL]
+    assert await client.models.retrieve(MODEL) == models.data[0]
+    with pytest.raises(openai.NotFoundError) as caught:
+        await client.models.retrieve("some/other")
+    assert (caught.value.param, caught.value.code) == ("model", "model_not_found")
 
 
 async def test_the_synchronous_client(proxy_url: str) -> None:
