@@ -42,7 +42,6 @@ nothing beside the events."""
 
 _NO_CONTENT = b'"content":""'
 
-_PUSH_BACKS = (Reason.UPSTREAM_BUSY, Reason.UPSTREAM_TIMEOUT)
 _UNREACHABLE = (Reason.NO_HEALTHY_UPSTREAM, Reason.UPSTREAM_LOST)
 
 _FATAL = (Reason.UPSTREAM_LOST, Reason.UPSTREAM_STREAM_ERROR, Reason.UPSTREAM_ERROR)
@@ -457,6 +456,7 @@ class _Turn:
         """Tell that the first token has come."""
         self.has_begun = True
         self.upstream.progress.began(time.monotonic())
+        self.upstream.progress.answered(self._dispatched_s)
         if self._upstreams.is_on_trial(self.upstream):  # else its end tells: it may yet be lost
             self._upstreams.note(self.upstream, Sign.SUCCESS, self._dispatched_s)
 
@@ -470,12 +470,17 @@ class _Turn:
 
     def _tell(self, exc: BaseException | None) -> None:
         """Tell what became of the request at its engine."""
-        self.upstream.progress.ended(has_begun=self.has_begun)
+        progress = self.upstream.progress
+        progress.ended(has_begun=self.has_begun)
         reason = exc.reason if isinstance(exc, RequestError) else None
-        # A stream that falls silent in its middle is in trouble by itself: an engine with too much is slow with all.
-        if reason in _PUSH_BACKS and not self.has_begun:
-            self.slot.failed(is_push_back=True)
         sign = Sign.SUCCESS if exc is None else _SIGNS.get(reason, Sign.NEUTRAL) if reason else Sign.NEUTRAL
+        if sign is Sign.SUCCESS:
+            progress.answered(self._dispatched_s)
+        elif sign is Sign.SILENCE and progress.has_passed_by(self._dispatched_s):
+            sign = Sign.NEUTRAL
+        # A stream that falls silent in its middle is in trouble by itself: an engine with too much is slow with all.
+        if sign is Sign.PUSH_BACK or (sign is Sign.SILENCE and not self.has_begun):
+            self.slot.failed(is_push_back=True)
         self._upstreams.note(self.upstream, sign, self._dispatched_s)
         quarantine = self._upstreams.quarantine
         if reason in _FATAL:

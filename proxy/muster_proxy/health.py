@@ -365,12 +365,12 @@ class Progress:
         stall_s: Seconds without progress.
     """
 
-    __slots__ = ("_begun", "_in_flight", "_moved_s", "_read_s", "_stall_s", "_tokens")
+    __slots__ = ("_answered_s", "_begun", "_in_flight", "_moved_s", "_read_s", "_stall_s", "_tokens")
 
     def __init__(self, *, stall_s: float = STALL_S) -> None:
         self._stall_s = stall_s
         self._in_flight = self._begun = 0
-        self._moved_s = -math.inf
+        self._moved_s = self._answered_s = -math.inf
         self._tokens: float | None = None
         self._read_s = -math.inf
 
@@ -388,6 +388,17 @@ class Progress:
         """Hear that a stream's first token has come. Earlier bytes do not begin it: some engines send a role first."""
         self._begun += 1
         self._moved_s = now_s
+
+    def answered(self, sent_s: float) -> None:
+        """Hear that a request which was sent then has an answer, or the first token of one."""
+        self._answered_s = max(self._answered_s, sent_s)
+
+    def has_passed_by(self, sent_s: float) -> bool:
+        """Whether one that was sent later has been answered: what is silent still is in trouble by itself.
+
+        An engine that hangs, or that has too much, keeps all waiting that were sent after the last it answered.
+        """
+        return sent_s < self._answered_s
 
     def ended(self, *, has_begun: bool) -> None:
         """Hear that a request is over, in whatever way; no sign of progress, as its client may have left.

@@ -64,7 +64,7 @@ class EngineSide:
     engines: Engines
     _numbers: "itertools.count[int]" = field(default_factory=itertools.count)
 
-    def add(self, name: str, url: str, limit: int = 8) -> Upstream:
+    def add(self, name: str, url: str, limit: int | None = 8) -> Upstream:
         """Take in an engine that answers its probes, as far as they are told."""
         settings = UpstreamSettings(url=url, limit=limit)
         upstream = self.upstreams.add(UpstreamId(name), settings, Origin.of(settings.root))

@@ -26,7 +26,7 @@ from muster_proxy.testing.raw_faults import (
 )
 from muster_proxy.testing.raw_http import answer, completion, head
 from tests.proxy.asking import metric, post
-from tests.proxy.carrying import Taken, engine_side
+from tests.proxy.carrying import EngineSide, Taken, engine_side
 from tests.proxy.conftest import Proxied
 from tests.proxy.test_client import black_hole
 
@@ -233,6 +233,29 @@ async def test_the_only_engine_gets_a_trickle_and_is_back_with_its_first_success
         assert (await post(client)).status_code == 200
         assert await metric(client, FIRST) == 8
         assert await metric(client, EJECTIONS) == 0
+
+
+async def test_requests_that_others_pass_by_do_not_tell_of_the_engine() -> None:
+    """Several fall silent together while those that came after them are answered: it keeps its slots and its work."""
+    silent = SILENCES_IN_A_ROW + 3
+    async with FakeVllm() as engine, engine_side(Timeouts(first_byte_s=0.2)) as side:
+        engine.script(*[Reply(release=asyncio.Event())] * silent)
+        upstream = side.add("a", engine.url, limit=None)
+        slots = side.scheduler.scheduler.slots_on(upstream.id)
+        async with asyncio.TaskGroup() as tasks:
+            for _ in range(silent):
+                tasks.create_task(_timed_out(side))
+            for _ in range(silent):
+                await engine.arrived.acquire()
+            await side.carry_out()
+
+        assert not side.upstreams.is_on_trial(upstream)
+        assert side.scheduler.scheduler.slots_on(upstream.id) >= slots
+
+
+async def _timed_out(side: EngineSide) -> None:
+    with pytest.raises(RequestError, match=Reason.UPSTREAM_TIMEOUT):
+        await side.carry_out()
 
 
 @pytest.mark.parametrize("status", [429, 503])

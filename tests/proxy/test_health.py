@@ -446,6 +446,19 @@ def watch(progress: Progress, tokens: float, *, from_s: int, to_s: int) -> None:
         progress.counted(tokens, float(second))
 
 
+def test_one_that_others_pass_by_is_in_trouble_by_itself() -> None:
+    """Of what is silent only what was sent after the last that was answered tells of the engine."""
+    progress = Progress()
+    assert not progress.has_passed_by(1.0)
+
+    progress.answered(2.0)
+    progress.answered(1.0)
+
+    assert progress.has_passed_by(1.0)
+    assert not progress.has_passed_by(2.0)
+    assert not progress.has_passed_by(3.0)
+
+
 def test_an_engine_whose_total_stands_still_while_it_has_work_stalls() -> None:
     """A minute after the last thing that moved, any request in flight shows it."""
     progress = Progress()
