@@ -1,6 +1,6 @@
 """Every request has an id, and every answer carries it."""
 
-import random
+import os
 import re
 from typing import TYPE_CHECKING
 
@@ -33,8 +33,8 @@ def request_id_of(scope: "Scope") -> str:
 
 
 def new_request_id() -> str:
-    """A new id; 128 bits of chance, as a UUID of version 4 has. No secret: who knows one can do nothing with it."""
-    return f"req_{random.getrandbits(128):032x}"
+    """A new id; 128 bits of chance, as a UUID of version 4 has."""
+    return f"req_{os.urandom(16).hex()}"
 
 
 def request_id_for(given: str | None) -> str:

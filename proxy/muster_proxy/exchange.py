@@ -221,10 +221,11 @@ class Exchange:
         return None if flow is READY else flow
 
     def _server_timing(self, now_s: float) -> bytes:
-        taken_ms = (now_s - self.started_s) * 1000
-        total = b"" if self.is_stream else b", total;dur=%.2f" % taken_ms
-        return b"queue;dur=%.2f, ttft;dur=%.2f%b" % (self.waited_s * 1000, taken_ms, total)
+        taken = b"%.2f" % ((now_s - self.started_s) * 1000)
+        total = b"" if self.is_stream else b", total;dur=" + taken
+        return b"queue;dur=%.2f, ttft;dur=%b%b" % (self.waited_s * 1000, taken, total)
 
 
 def _ms(seconds: float) -> float:
-    return round(seconds * 1000, 2)
+    """Milliseconds, to the hundredth; `round` takes ten times as long."""
+    return int(seconds * 100_000) / 100
