@@ -5,6 +5,7 @@ search has found something. Quotes within JSON texts are escaped and line ends t
 look like what is searched for.
 """
 
+import contextlib
 import re
 from collections.abc import Iterable, Iterator
 from typing import Any, ClassVar, TypeVar
@@ -237,7 +238,8 @@ class Responses(Dialect):
     def is_final(self, said: bytes) -> bool:
         """Whether, in an answer or a run of events, the model ended by itself and called no tool."""
         if said.startswith(b"{"):
-            return _read(_responses, said).is_final
+            with contextlib.suppress(*_NOT_UNDERSTOOD):
+                return _responses.decode(said).is_final
         return b"event: response.completed" in said and any(
             told.response is not None and told.response.is_final for told in _each(_response_events, said)
         )
