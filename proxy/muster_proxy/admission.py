@@ -38,17 +38,22 @@ class Admission:
         """
         try:
             return self._door.identify(authorization, api_key)
-        except RequestError as refusal:
-            raise self._counted(str(client[0]) if client else "", refusal) from refusal
+        except RequestError:
+            self._count(str(client[0]) if client else "")
+            raise
         except Exception as error:  # noqa: BLE001  whatever it is, it is no pass
             # Its words and its trace may hold the key.
             _log.error("a key could not be checked", error=type(error).__name__)
             raise RequestError(Reason.AUTHENTICATION_UNAVAILABLE) from None
 
-    def _counted(self, address: str, refusal: RequestError) -> RequestError:
+    def _count(self, address: str) -> None:
+        """Count a key that was refused.
+
+        Raises:
+            RequestError: There were too many (`TOO_MANY_BAD_KEYS`).
+        """
         now_s = time.monotonic()
         retry_after_s = self._bad_keys.retry_after_s(address, now_s)
         if retry_after_s is not None:
-            return RequestError(Reason.TOO_MANY_BAD_KEYS, retry_after_s=retry_after_s)
+            raise RequestError(Reason.TOO_MANY_BAD_KEYS, retry_after_s=retry_after_s)
         self._bad_keys.refused(address, now_s)
-        return refusal

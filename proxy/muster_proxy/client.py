@@ -153,7 +153,7 @@ class _Connection(asyncio.Protocol):
         self._sink: Sink | None = None
         self._flow: Awaitable[object] | None = None
         self._held: deque[bytes] = deque()
-        self._error: Exception | None = None
+        self._error: Reason | Exception | None = None
         self._is_heard = self._has_begun = self._is_eof_end = False
         self._count = self._bare_bytes = 0
         self._parser: httptools.HttpResponseParser | None = None
@@ -189,12 +189,12 @@ class _Connection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._is_closed = True
-        if self.is_whole or self._error is not None:
-            return
-        if exc is None and self._is_eof_end and self.has_head:
-            self._finish()
-        else:
-            self._fail(Reason.UPSTREAM_LOST)
+        if not self.is_whole and self._error is None:
+            if exc is None and self._is_eof_end and self.has_head:
+                self._finish()
+            else:
+                self._fail(Reason.UPSTREAM_LOST)
+        self._parser = None  # it holds this, and together they would wait for the garbage collector
 
     # What the parser finds; what these raise ends the parsing.
 
@@ -333,9 +333,17 @@ class _Connection(asyncio.Protocol):
             _BrokenError: The answer has ended before its time.
         """
         if self._error is not None:
-            raise self._error
+            self._raise(self._error)
         self._waiting = self._loop.create_future()
         await self._waiting
+
+    def _raise(self, error: Reason | Exception) -> None:
+        # An error with its trace, which leads here, is not to be kept here.
+        self._error = Reason.UPSTREAM_LOST
+        try:
+            raise _BrokenError(error) if isinstance(error, Reason) else error
+        finally:
+            del error
 
     def _wake(self) -> None:
         waiting, self._waiting = self._waiting, None
@@ -356,7 +364,7 @@ class _Connection(asyncio.Protocol):
         self._is_closed = True
         self._transport.abort()
         if not self.is_whole and self._error is None:
-            self._error = _BrokenError(why) if isinstance(why, Reason) else why
+            self._error = why
             self._wake()
 
 

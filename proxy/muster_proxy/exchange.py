@@ -8,7 +8,7 @@ from muster_batching import Outcome
 from muster_observability import logs
 from muster_observability.request_ids import REQUEST_ID, is_identifier, request_id_for
 from muster_proxy.dialects import PLAIN, Dialect
-from muster_proxy.failures import RequestError
+from muster_proxy.failures import Reason, RequestError
 from muster_proxy.protocol import READY
 
 if TYPE_CHECKING:
@@ -162,7 +162,7 @@ class Exchange:
         """Send a whole answer that Muster itself has made."""
         self._answer(200, _JSON, body)
 
-    def record(self, outcome: Outcome, metrics: "ProxyMetrics", error: RequestError | None = None) -> None:
+    def record(self, outcome: Outcome, metrics: "ProxyMetrics", reason: Reason | None = None) -> None:
         """Write the request's metrics and its one log line."""
         duration_s = time.monotonic() - self.started_s
         ttft_s = None if self._first_byte_s is None else self._first_byte_s - self.started_s
@@ -184,7 +184,7 @@ class Exchange:
                 "stream": self.is_stream,
                 "outcome": outcome,
                 "status": self._status or 499,  # nginx's word for a client that left before its answer
-                "code": error.reason.value if error else None,
+                "code": reason,
                 "upstream": upstream,
                 "tries": 0 if generation is None else generation.tries,
                 "shared": self.is_shared,

@@ -252,26 +252,23 @@ class Engines:
         try:
             await self._try(generation, taker)
         except RequestError as error:
-            if not self._may_retry(generation, error):
+            if not (self._may_retry(generation, error) and await self._retry(generation, taker)):
                 raise
-            failure = error
-        else:
-            return
-        await self._retry(generation, taker, failure)
 
-    async def _retry(self, generation: Generation, taker: Taker, failure: RequestError) -> None:
+    async def _retry(self, generation: Generation, taker: Taker) -> bool:
+        """Try again until it is done; False where the budget has nothing left."""
         core = self._scheduler.scheduler
         with self._budget.retry(core.in_flight + core.waiting) as is_granted:
-            if not is_granted:
-                raise failure
-            while True:
+            while is_granted:
                 self._metrics.retried()
                 generation.ticket = self._office.again(generation.ticket, generation.upstream)
                 try:
-                    return await self._try(generation, taker)
+                    await self._try(generation, taker)
+                    break
                 except RequestError as error:
                     if not self._may_retry(generation, error):
                         raise
+            return is_granted
 
     def _may_retry(self, generation: Generation, error: RequestError) -> bool:
         """Whether a failure may be followed by another try: nothing was passed on, and another engine is there."""

@@ -220,6 +220,7 @@ class HttpProtocol(asyncio.Protocol):
         del exc
         self._state.connections.discard(self)  # pyright: ignore[reportArgumentType]  as above
         self._leave()
+        del self._parser  # it holds this, and together they would wait for the garbage collector
 
     def eof_received(self) -> None:
         """The client sends no more, and so has left; the event loop closes when what was sent has been read."""
@@ -479,6 +480,7 @@ class HttpProtocol(asyncio.Protocol):
         for request in (self._request, self._asked, *self._unheard):
             if request is not None:
                 request.client_has_gone()
+        self._request = self._asked = None
         self._unheard.clear()
 
     def _finish(self) -> None:

@@ -79,35 +79,42 @@ class Relay:
         """Let no stream be silent for long, for as long as this runs."""
         while self._keep_alive_s:
             await asyncio.sleep(min(_KEEP_ALIVE_CHECK_S, self._keep_alive_s))
-            now_s = time.monotonic()
-            for exchange in tuple(self._streams):
-                exchange.keep_alive(now_s, self._keep_alive_s)
+            self._keep_alive_now()
+
+    def _keep_alive_now(self) -> None:
+        """See `keep_alive`, which is to keep none of them in its sleep."""
+        now_s = time.monotonic()
+        for exchange in tuple(self._streams):
+            exchange.keep_alive(now_s, self._keep_alive_s)
 
     async def answer(self, kind: Kind, exchange: Exchange) -> None:
         """Serve one request; every way in which it can end is told to the client and recorded once."""
-        outcome, failure = Outcome.FAILED, None
+        outcome = Outcome.FAILED
+        reason: Reason | None = (
+            None  # not the error: with its trace it would keep this request's body in memory
+        )
         try:
             await self._serve(kind, exchange)
             outcome = Outcome.COMPLETED
         except RequestError as error:
-            failure = error
-            if error.reason in TURNED_AWAY.values():
+            reason = error.reason
+            if reason in TURNED_AWAY.values():
                 outcome = Outcome.TURNED_AWAY
             await exchange.fail(error)
         except disconnects.ClientGoneError:
             outcome = Outcome.CANCELLED
         except asyncio.CancelledError:
             # The server has waited as long as it may: tell those who still listen that this is no answer.
-            failure = RequestError(Reason.SHUTTING_DOWN)
-            await exchange.fail(failure)
+            reason = Reason.SHUTTING_DOWN
+            await exchange.fail(RequestError(reason))
             raise
         except Exception:  # noqa: BLE001  a fault of ours costs one request, and is logged whole
-            failure = RequestError(Reason.INTERNAL_ERROR)
+            reason = Reason.INTERNAL_ERROR
             _log.exception("internal error", request_id=exchange.request_id)
-            await exchange.fail(failure)
+            await exchange.fail(RequestError(reason))
         finally:
             self._streams.discard(exchange)
-            exchange.record(outcome, self._metrics, failure)
+            exchange.record(outcome, self._metrics, reason)
 
     async def _serve(self, kind: Kind, exchange: Exchange) -> None:
         identity = self._admission.identify(

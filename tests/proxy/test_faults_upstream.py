@@ -5,12 +5,16 @@ Errors of engines one by one: `test_relay`. Ejections in their time: `test_healt
 
 import asyncio
 import contextlib
+import gc
 import time
 
+import httpx
 import pytest
 
 from muster_proxy.client import Timeouts
+from muster_proxy.exchange import Exchange
 from muster_proxy.failures import Reason, RequestError
+from muster_proxy.generation import Generation
 from muster_proxy.health import ACTIVE_PER_RETRY, RETRIES_AT_LEAST, SILENCES_IN_A_ROW
 from muster_proxy.quarantine import SUSPECT_AFTER
 from muster_proxy.testing import End, Endless, FakeVllm, Play, RawEngine, Reply
@@ -25,6 +29,7 @@ from muster_proxy.testing.raw_faults import (
     SHORT_BODY,
 )
 from muster_proxy.testing.raw_http import answer, completion, head
+from muster_proxy.wire import Call
 from tests.proxy.asking import metric, post
 from tests.proxy.carrying import EngineSide, Taken, engine_side
 from tests.proxy.conftest import Proxied
@@ -360,3 +365,45 @@ async def test_those_that_died_with_it_are_tried_one_by_one() -> None:
             for each in innocents:
                 group.create_task(side.carry_out(user=each))
         assert fake.peak > 1
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize(
+    "play",
+    [
+        pytest.param((End.RESET,), id="a reset"),
+        pytest.param(SHORT_BODY, id="less than its length"),
+        pytest.param(NOT_JSON, id="no JSON"),
+        pytest.param(HANGS, id="silence"),
+        pytest.param((answer(b"{}", status=400),), id="a rejection"),
+    ],
+)
+async def test_what_has_failed_is_freed_at_once(proxied: Proxied, play: Play, *, stream: bool) -> None:
+    """Not when the garbage collector comes, which may be hundreds of requests later, each with its body."""
+    gc.collect()
+    gc.disable()
+    try:
+        async with (
+            RawEngine([play] * 9) as engine,
+            proxied(engine.url, first_byte_timeout_s=0.05, limit=1) as client,
+        ):
+            for _ in range(3):
+                assert (await post(client, stream=stream)).status_code != 200
+            await _hang_up(client, engine, stream=stream)
+            ended = ('muster_requests_total{outcome="failed"}', 'muster_requests_total{outcome="cancelled"}')
+            while sum([await metric(client, each) for each in ended]) < 4:
+                await asyncio.sleep(0)
+            kept = [each for each in gc.get_objects() if isinstance(each, (Exchange, Generation, Call))]
+    finally:
+        gc.enable()
+    assert not kept
+
+
+async def _hang_up(client: httpx.AsyncClient, engine: RawEngine, *, stream: bool) -> None:
+    """Ask, and leave when the engine has heard of it."""
+    asked = len(engine.requests)
+    asking = asyncio.create_task(post(client, stream=stream))
+    while len(engine.requests) == asked and not asking.done():
+        await asyncio.sleep(0)
+    asking.cancel()
+    await asyncio.wait({asking})
