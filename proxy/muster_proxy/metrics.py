@@ -1,5 +1,6 @@
 """The proxy's own metrics. Label values come from configuration and closed sets, never from a client."""
 
+import asyncio
 from collections.abc import Callable
 
 from prometheus_client import CollectorRegistry, Counter, Gauge
@@ -119,6 +120,7 @@ class ProxyMetrics:
         self._gauge(
             "muster_held", "Of the requests that wait, those that the session gate holds.", lambda: core.held
         )
+        self._gauge("muster_tasks", "Tasks of the event loop now.", lambda: len(asyncio.all_tasks()))
         self._gauge("muster_waiting_bytes", "Bytes of the requests waiting now.", lambda: core.waiting_bytes)
 
     def _show_batches(self) -> None:
