@@ -1,6 +1,8 @@
 """A comparison with its progress on the terminal."""
 
+import argparse
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
@@ -10,6 +12,28 @@ from tests.benchmarks.peers.launch import allow_descriptors, end_orderly, paced_
 from tests.benchmarks.peers.proxies import Proxy
 
 Say = Callable[[str], None]
+
+
+def options(prog: str, doc: str | None, what: str, names: Sequence[str]) -> argparse.Namespace:
+    """Read the command line of a comparison.
+
+    Args:
+        prog: Its name.
+        doc: What it does.
+        what: What is compared, in the plural.
+        names: Of these.
+    """
+    parser = argparse.ArgumentParser(prog=prog, description=doc)
+    parser.add_argument("--rounds", type=int, default=5, help=f"rounds over all {what} (5)")
+    parser.add_argument(
+        "--requests",
+        type=int,
+        default=3000,
+        help=f"whole answers of each of the {what} in each round (3000); what else is sent is in proportion",
+    )
+    parser.add_argument("--only", nargs="+", choices=names, help=f"these {what} alone, and direct calls")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write everything that was found")
+    return parser.parse_args()
 
 
 def compared(
