@@ -6,92 +6,129 @@ from http import HTTPStatus
 
 from fastapi import FastAPI
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
 from starlette.routing import Route
 
 from muster_agent import failures
-from muster_agent.chat import ChatEndpoint, failure_response
-from muster_agent.chat_request import MODEL_ID
+from muster_agent.agents.declarations import AgentsFile, default_agents
+from muster_agent.api.assistants import add_assistants
+from muster_agent.api.meta import add_meta
+from muster_agent.api.requests import ApiError, Json
+from muster_agent.api.runs import add_runs
+from muster_agent.api.store import add_store
+from muster_agent.api.threads import add_threads
 from muster_agent.failures import Failure
-from muster_agent.graph import build, connect
 from muster_agent.measures import Measures
-from muster_agent.models import ModelName
-from muster_agent.runs import Runner
+from muster_agent.runs.front import NoRunError
+from muster_agent.runs.records import ThreadBusyError, ThreadExistsError, ThreadNotFoundError
+from muster_agent.runs.thread_rows import FilterError
+from muster_agent.service import open_service
 from muster_agent.settings import AgentSettings
-from muster_agent.threads import Threads
-from muster_agent.tools import TOOLS
 from muster_observability.metrics import MetricsEndpoint, new_registry
 from muster_observability.request_ids import REQUEST_ID, RequestIds, request_id_of
 
+_CLIENT_LEFT = 499  # nobody reads it; it is what the log shows
+_BUSY = "Thread is already running a task. Wait for it to finish or choose a different multitask strategy."
 
-def create_app(settings: AgentSettings) -> FastAPI:
-    """Make the application; it asks nothing of the proxy until the first run."""
+
+def create_app(settings: AgentSettings, agents: AgentsFile | None = None) -> FastAPI:
+    """Make the application; it asks nothing of the proxy until the first request.
+
+    Args:
+        settings: The service's settings.
+        agents: Its agents; None for the one that there is without a file.
+    """
     registry = new_registry()
-    measures = Measures(registry, [tool.name for tool in TOOLS])
-    clients = connect(settings)
-    graph = build(clients.model, measures, settings.max_steps)
-    runner = Runner(
-        graph,
-        Threads(graph, settings.max_threads),
-        ModelName(settings.model, clients.openai),
-        measures,
-        settings,
-    )
+    measures = Measures(registry)
 
     @asynccontextmanager
-    async def lifespan(_app: FastAPI) -> AsyncGenerator[None]:
-        yield
-        await clients.http.aclose()
+    async def lifespan(app: FastAPI) -> AsyncGenerator[None]:
+        async with open_service(settings, agents or default_agents(), measures) as service:
+            app.state.service = service
+            yield
 
     app = FastAPI(
         title="Muster agent",
         lifespan=lifespan,
-        docs_url=None,
         redoc_url=None,
-        openapi_url=None,
         redirect_slashes=False,  # a redirect would lose the body, and some clients their headers
     )
-    app.add_route("/ok", _ok, methods=["GET"])
+    add_meta(app)
     app.router.routes.append(Route("/metrics", MetricsEndpoint(registry), methods=["GET"]))
-    app.add_route("/v1/models", _models, methods=["GET"])
-    app.add_route(
-        "/v1/chat/completions",
-        ChatEndpoint(runner, measures, settings.keep_alive_s).__call__,
-        methods=["POST"],
-    )
-    _shape_failures(app)
+    for add in (add_assistants, add_threads, add_runs, add_store):
+        add(app)
+    _tell_failures(app)
     app.add_middleware(RequestIds)
     return app
 
 
-async def _ok(_request: Request) -> Response:
-    return JSONResponse({"ok": True})
+def _tell_failures(app: FastAPI) -> None:
+    """Tell every failure in the shape of the interface: OpenAI's under `/v1`, LangGraph's elsewhere."""
+    app.add_exception_handler(ApiError, _api_error)
+    app.add_exception_handler(Failure, _failure)
+    app.add_exception_handler(HTTPException, _refused)
+    app.add_exception_handler(ClientDisconnect, _left)
+    app.add_exception_handler(Exception, _broke)
+    known: dict[type[Exception], tuple[int, str]] = {
+        ThreadNotFoundError: (404, "Thread with ID {} not found"),
+        ThreadExistsError: (409, "Thread with ID {} already exists"),
+        ThreadBusyError: (409, _BUSY),
+        NoRunError: (404, "Not Found"),
+        FilterError: (422, "cannot filter by this key"),
+    }
+    for kind, (status, words) in known.items():
+        app.add_exception_handler(kind, _Telling(status, words))
 
 
-async def _models(_request: Request) -> Response:
-    model = {"id": MODEL_ID, "object": "model", "created": 0, "owned_by": "muster"}
-    return JSONResponse({"object": "list", "data": [model]})
+class _Telling:
+    """Tells an error whose text names what is meant."""
+
+    def __init__(self, status: int, words: str) -> None:
+        self._status = status
+        self._words = words
+
+    async def __call__(self, request: Request, error: Exception) -> Response:
+        return _told(request, self._status, self._words.format(error))
 
 
-def _shape_failures(app: FastAPI) -> None:
-    """Give every failure OpenAI's shape, those of the framework included."""
+def _told(request: Request, status: int, message: str, headers: dict[str, str] | None = None) -> Response:
+    if request.url.path.startswith("/v1"):
+        return failure_response(failures.of_status(status, message), headers)
+    return Json({"detail": message}, status, headers).response()
 
-    @app.exception_handler(Failure)
-    async def failed(_request: Request, failure: Failure) -> Response:
+
+def failure_response(failure: Failure, headers: dict[str, str] | None = None) -> Response:
+    """A failure in OpenAI's shape."""
+    return Json(failure.body, failure.status, {**failure.headers, **(headers or {})}).response()
+
+
+async def _api_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, ApiError)  # noqa: S101 - Starlette types its handlers for any
+    return _told(request, error.status, error.detail)
+
+
+async def _failure(request: Request, failure: Exception) -> Response:
+    assert isinstance(failure, Failure)  # noqa: S101 - likewise
+    if request.url.path.startswith("/v1"):
         return failure_response(failure)
+    return Json({"detail": failure.message}, failure.status, failure.headers).response()
 
-    @app.exception_handler(HTTPException)
-    async def refused(request: Request, error: HTTPException) -> Response:
-        words = HTTPStatus(error.status_code).phrase
-        message = f"{words}: {request.method} {request.url.path}"[:300]
-        response = failure_response(failures.of_status(error.status_code, message))
-        response.headers.update(error.headers or {})  # `allow` on a 405
-        return response
 
-    @app.exception_handler(Exception)
-    async def broke(request: Request, _error: Exception) -> Response:
-        response = failure_response(failures.internal())
-        # This handler runs outside of every middleware.
-        response.headers[REQUEST_ID] = request_id_of(request.scope)
-        return response
+async def _refused(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)  # noqa: S101 - likewise
+    words = HTTPStatus(error.status_code).phrase
+    message = f"{words}: {request.method} {request.url.path}"[:300]
+    return _told(request, error.status_code, message, dict(error.headers or {}))  # `allow` on a 405
+
+
+async def _left(_request: Request, _error: Exception) -> Response:
+    return Response(status_code=_CLIENT_LEFT)
+
+
+async def _broke(request: Request, _error: Exception) -> Response:
+    # This handler runs outside of every middleware.
+    identifier = {REQUEST_ID: request_id_of(request.scope)}
+    if request.url.path.startswith("/v1"):
+        return failure_response(failures.internal(), identifier)
+    return Json({"detail": failures.internal().message}, 500, identifier).response()

@@ -81,6 +81,17 @@ def internal() -> Failure:
     return Failure(500, "The agent service failed. Its log has this request's id.", _SERVER, "internal_error")
 
 
+def wrong_key() -> Failure:
+    """The caller's key is nobody's, or there is none where one is needed."""
+    message = "Incorrect API key provided, or none where one is needed."
+    return Failure(401, message, _UNPROCESSED, "invalid_api_key")
+
+
+def proxy_unavailable() -> Failure:
+    """The proxy cannot be asked."""
+    return _unavailable(503, "The proxy cannot be reached.")
+
+
 def unreadable_answer() -> Failure:
     """What the proxy sent is no answer of an OpenAI model."""
     message = "The model's answer broke off or could not be read."
@@ -96,8 +107,7 @@ def of_model_call(error: openai.OpenAIError) -> Failure:
     """What the caller is told of a failed call to the proxy."""
     match error:
         case openai.AuthenticationError() | openai.PermissionDeniedError():
-            # The key that was refused is this service's own; the caller cannot mend it.
-            return Failure(502, "The proxy refused this service's key.", _SERVER, "proxy_auth_error")
+            return Failure(502, "The proxy refused the key of a model call.", _SERVER, "proxy_auth_error")
         case openai.APIStatusError():
             return _of_answer(error)
         case openai.APIConnectionError():

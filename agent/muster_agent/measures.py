@@ -8,7 +8,7 @@ from typing import Literal
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
-RunOutcome = Literal["completed", "length", "step_limit", "timeout", "failed", "cancelled"]
+RunOutcome = Literal["success", "error", "timeout", "interrupted", "abandoned"]
 
 # From one quick model call to the default run timeout.
 _SECONDS = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 40, 80, 160, 300)
@@ -19,44 +19,40 @@ class RunRecord:
     """How a run went; whoever ends it writes its outcome.
 
     Args:
-        outcome: `cancelled` until somebody knows better: a cancelled run gets no chance to say so.
+        outcome: `abandoned` until somebody knows better: an attempt that another one goes on from says nothing.
     """
 
-    outcome: RunOutcome = "cancelled"
+    outcome: RunOutcome = "abandoned"
     seconds: float = 0.0
 
 
 class Measures:
-    """Counts what the agent does.
+    """Counts what the agents do.
 
     Args:
         registry: Where the metrics are shown.
-        tools: The names of the known tools; others count as `unknown`.
     """
 
-    def __init__(self, registry: CollectorRegistry, tools: Iterable[str]) -> None:
-        self._tools = frozenset(tools)
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._tools: set[str] = set()
         self._runs = Counter(
-            "muster_agent_runs", "Runs that ended, by how they ended.", ["outcome"], registry=registry
+            "muster_agent_runs", "Attempts at runs that are over, by how they ended.", ["agent", "outcome"], registry=registry
         )
         self._tool_calls = Counter(
             "muster_agent_tool_calls", "Tool calls that ended.", ["tool", "outcome"], registry=registry
         )
         self._seconds = Histogram(
-            "muster_agent_run_seconds",
-            "From a request to its run's end.",
-            buckets=_SECONDS,
-            registry=registry,
+            "muster_agent_run_seconds", "Seconds of an attempt at a run.", buckets=_SECONDS, registry=registry
         )
-        self._in_flight = Gauge(
-            "muster_agent_runs_in_flight",
-            "Runs going on, those waiting for a thread included.",
-            registry=registry,
-        )
+        self._in_flight = Gauge("muster_agent_runs_in_flight", "Runs in this process.", registry=registry)
+
+    def know_tools(self, names: Iterable[str]) -> None:
+        """Count these tools by name; others count as `unknown`."""
+        self._tools.update(names)
 
     @contextmanager
-    def run(self) -> Generator[RunRecord]:
-        """Measure one run; its outcome is what the record holds at the end."""
+    def run_of(self, agent: str) -> Generator[RunRecord]:
+        """Measure an attempt; its outcome is what the record holds at the end."""
         record = RunRecord()
         began = time.monotonic()
         self._in_flight.inc()
@@ -65,7 +61,7 @@ class Measures:
         finally:
             record.seconds = time.monotonic() - began
             self._in_flight.dec()
-            self._runs.labels(record.outcome).inc()
+            self._runs.labels(agent, record.outcome).inc()
             self._seconds.observe(record.seconds)
 
     def tool_called(self, name: str, *, ok: bool) -> None:

@@ -1,4 +1,6 @@
-"""Which model the agent thinks with."""
+"""Which model the agents think with."""
+
+from typing import Any
 
 import openai
 
@@ -19,6 +21,8 @@ class ModelName:
     def __init__(self, configured: str | None, client: openai.AsyncOpenAI) -> None:
         self._name = configured
         self._client = client
+        self._context_tokens: int | None = None
+        self._has_asked = False
 
     async def get(self) -> str:
         """The name.
@@ -27,10 +31,23 @@ class ModelName:
             Failure: The proxy cannot be asked or lists no model.
         """
         if self._name is None:
-            self._name = await self._first_listed()
+            self._name = str((await self._listed())[0].id)
         return self._name
 
-    async def _first_listed(self) -> str:
+    async def context_tokens(self) -> int | None:
+        """How many tokens the model's context has; None where the proxy does not tell.
+
+        Raises:
+            Failure: The proxy cannot be asked or lists no model.
+        """
+        if not self._has_asked:
+            name = await self.get()
+            card = next((card for card in await self._listed() if card.id == name), None)
+            self._context_tokens = None if card is None else _context_tokens(card.model_dump())
+            self._has_asked = True
+        return self._context_tokens
+
+    async def _listed(self) -> list[Any]:
         try:
             listed = (await self._client.models.list()).data
         except openai.OpenAIError as error:
@@ -39,4 +56,11 @@ class ModelName:
             raise failures.unreadable_answer() from error
         if not listed:
             raise failures.no_model()
-        return str(listed[0].id)
+        return list(listed)
+
+
+def _context_tokens(card: dict[str, Any]) -> int | None:
+    """What vLLM calls `max_model_len`, and llama.cpp `meta.n_ctx`."""
+    meta: Any = card.get("meta")
+    told = card.get("max_model_len") or (meta.get("n_ctx") if isinstance(meta, dict) else None)
+    return told if isinstance(told, int) and told > 0 else None

@@ -6,10 +6,11 @@ A wrong value or an unknown variable is an error that names it: a misspelt setti
 import difflib
 import os
 from collections.abc import Mapping
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, Literal, Self
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, Field, SecretStr, ValidationError
+from pydantic import AfterValidator, Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from muster_observability.logs import LogFormat, LogLevel
@@ -20,6 +21,12 @@ _SYSTEM_PROMPT = (
     "You are a helpful assistant. Use a tool when it helps: the calculator for arithmetic, the clock for "
     "dates and times. Then answer briefly, in the user's language."
 )
+
+
+def _default_database() -> str:
+    """In the folder that every part of Muster keeps its state in."""
+    state = os.environ.get("MUSTER_STATE_DIR") or "~/.local/state/muster"
+    return f"sqlite:///{Path(state).expanduser() / 'agent.db'}"
 
 
 class SettingsError(Exception):
@@ -65,18 +72,58 @@ class AgentSettings(BaseSettings):
     )
     system_prompt: str = Field(
         default=_SYSTEM_PROMPT,
-        description="The agent's standing instructions; a request's own system messages follow them.",
+        description="Standing instructions of agents that have none of their own; a request's own system messages "
+        "follow them.",
     )
-    max_steps: int = Field(default=8, ge=1, le=1000, description="Most model calls in one run.")
-    run_timeout_s: float = Field(
-        default=300.0,
-        gt=0,
-        le=86400,
+    agents_file: Path | None = Field(
+        default=None,
+        description="The agents, as YAML (docs/agents.md); unset, one agent with a calculator and a clock.",
+    )
+    database_url: str = Field(
+        default_factory=_default_database,
+        description="Where threads and runs are kept: `sqlite:///file.db` for one process (its checkpoints lie in "
+        "files beside it), `postgresql://user:password@host/name` for several.",
+        repr=False,
+    )
+    secret: SecretStr | None = Field(
+        default=None,
+        description="Encrypts the keys of callers while their runs last: 32 bytes as URL-safe base64. Unset, one is "
+        "made in a file beside a SQLite database; with PostgreSQL all replicas need the same.",
+    )
+    runs_at_once: int = Field(
+        default=256, ge=1, le=10_000, description="Runs that this process runs at once; further ones wait."
+    )
+    on_disconnect: Literal["as_asked", "cancel"] = Field(
+        default="as_asked",
+        description="`cancel` ends a run when the client that streams it hangs up, whatever the client asked for: some "
+        "chat front ends ask for `continue` and have a stop button that only hangs up.",
+    )
+    disconnect_grace_s: float = Field(
+        default=2.0,
+        ge=0,
         allow_inf_nan=False,
-        description="Seconds a run may take, its wait for the thread included.",
+        description="Seconds in which a client may come back before `on_disconnect` ends its run.",
     )
-    max_threads: int = Field(
-        default=1000, ge=1, description="Threads kept in memory; the least recently used is dropped."
+    events_ttl_s: float = Field(
+        default=3600.0,
+        ge=1,
+        allow_inf_nan=False,
+        description="Seconds that a finished run's events can be streamed again.",
+    )
+    runs_ttl_s: float | None = Field(
+        default=30 * 86400.0,
+        ge=1,
+        allow_inf_nan=False,
+        description="Seconds that a finished run is listed.",
+    )
+    threads_ttl_s: float | None = Field(
+        default=None,
+        ge=1,
+        allow_inf_nan=False,
+        description="Seconds after its last change that a thread is deleted; unset, never.",
+    )
+    states_kept: int = Field(
+        default=100, ge=1, description="Newest states of a thread that are kept: how far back history goes."
     )
     keep_alive_s: float = Field(
         default=15.0,
@@ -90,6 +137,16 @@ class AgentSettings(BaseSettings):
         allow_inf_nan=False,
         description="Seconds that requests in flight have to finish once the service is told to stop.",
     )
+
+
+    @model_validator(mode="after")
+    def _secret_is_shared(self) -> Self:
+        if self.secret is None and not self.database_url.startswith("sqlite"):
+            raise ValueError(
+                "MUSTER_AGENT_SECRET is needed with PostgreSQL, the same for all replicas; make one with: python -c "
+                "'import base64, os; print(base64.urlsafe_b64encode(os.urandom(32)).decode())'"
+            )
+        return self
 
 
 class LogSettings(BaseSettings):

@@ -130,6 +130,7 @@ class ScriptedModel:
         self.calls: list[ModelCall] = []
         self.listings = 0
         self.models = [MODEL]
+        self.keys: dict[str, str] = {}
         self.overran = False
         self._script = iter(script)
         self._received = asyncio.Semaphore(0)
@@ -147,6 +148,9 @@ class ScriptedModel:
         """Answer one request, as an ASGI application."""
         if scope["type"] != "http":
             return
+        if scope["path"] == "/v1/muster/key":
+            await self._tell_key(scope, receive, send)
+            return
         if scope["path"] == "/v1/models":
             self.listings += 1
             listed = [
@@ -161,6 +165,15 @@ class ScriptedModel:
         answer = _Answer(send, is_streamed=bool(call.body.get("stream")))
         if not await until_disconnect(receive, partial(answer.play, self._next())):
             self._aborted.release()
+
+    async def _tell_key(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """As the proxy does: whose key came; where there are no keys, nobody's."""
+        key = Request(scope, receive).headers.get("authorization", "").removeprefix("Bearer ")
+        if self.keys and key not in self.keys:
+            await JSONResponse({"error": {"code": "invalid_api_key"}}, 401)(scope, receive, send)
+            return
+        told = {"object": "muster.key", "tenant": self.keys.get(key, ""), "name": None, "class": "interactive"}
+        await JSONResponse(told)(scope, receive, send)
 
     def _next(self) -> Reply:
         reply = next(self._script, None)

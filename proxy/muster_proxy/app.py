@@ -1,7 +1,7 @@
 """The application: FastAPI with the relay as plain ASGI routes beside it."""
 
 import contextlib
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass, field
 from typing import cast
 
@@ -13,6 +13,7 @@ from starlette.routing import BaseRoute, Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from muster_batching import AsyncScheduler, Policy, RequestClass, Scheduler, WaitingLimits
+from muster_batching.tickets import NOBODY
 from muster_observability import logs
 from muster_observability.metrics import MetricsEndpoint, new_registry
 from muster_observability.request_ids import REQUEST_ID, RequestIds, request_id_of
@@ -21,7 +22,7 @@ from muster_proxy.admission import Admission
 from muster_proxy.client import Timeouts, UpstreamClient
 from muster_proxy.failures import Reason, RequestError, unknown_model
 from muster_proxy.generation import Engines
-from muster_proxy.keys import Door, door
+from muster_proxy.keys import Door, Identity, door
 from muster_proxy.metrics import ProxyMetrics
 from muster_proxy.probing import Watch
 from muster_proxy.relay import Relay, RelayRoute
@@ -35,7 +36,9 @@ _log = logs.get("proxy")
 OPEN_PATHS = frozenset({"/health/live", "/health/ready", "/metrics", "/openapi.json"})
 """What may be asked without a key: whatever a cluster asks of every server, and holds nothing of a tenant's."""
 
-KEYED_PATHS = frozenset({"/v1/models", "/v1/models/{model}", *(kind.value for kind in Kind)})
+KEYED_PATHS = frozenset(
+    {"/v1/models", "/v1/models/{model}", "/v1/muster/key", *(kind.value for kind in Kind)}
+)
 """What needs a key, where there are keys. A route is in one of the two, or the application does not start."""
 
 
@@ -115,12 +118,18 @@ def create_app(settings: ProxySettings, keys: Door | None = None) -> Application
     app.add_api_route("/health/live", _live, methods=["GET"])
     app.add_api_route("/health/ready", _ready(upstreams, readiness), methods=["GET"])
     app.add_api_route("/openapi.json", _openapi, methods=["GET"])
-    models = _Models(upstreams, admission)
-    app.add_api_route("/v1/models", models.list, methods=["GET"])
-    app.add_api_route("/v1/models/{model:path}", models.retrieve, methods=["GET"])  # names have slashes
+    _add_keyed(app, upstreams, admission)
     app.router.routes.append(Route("/metrics", MetricsEndpoint(registry), methods=["GET"]))
     application = Application(app, readiness)
     return application
+
+
+def _add_keyed(app: FastAPI, upstreams: Upstreams, admission: Admission) -> None:
+    """Add what is answered here and needs a key."""
+    models = _Models(upstreams, admission)
+    app.add_api_route("/v1/models", models.list, methods=["GET"])
+    app.add_api_route("/v1/models/{model:path}", models.retrieve, methods=["GET"])  # names have slashes
+    app.add_api_route("/v1/muster/key", _key(admission), methods=["GET"])
 
 
 def _tell_errors(app: FastAPI) -> None:
@@ -198,25 +207,41 @@ class _Models:
 
     async def list(self, request: Request) -> Response:
         """All of them."""
-        self._admit(request)
+        _identify(self._admission, request)
         return _json({"object": "list", "data": self._upstreams.entries()})
 
     async def retrieve(self, request: Request) -> Response:
         """One, by its name or alias."""
-        self._admit(request)
+        _identify(self._admission, request)
         name: str = request.path_params["model"]
         entry = next((each for each in self._upstreams.entries() if each["id"] == name), None)
         if entry is None:
             raise unknown_model("model")
         return _json(entry)
 
-    def _admit(self, request: Request) -> None:
-        headers = request.headers
-        self._admission.identify(headers.get("authorization"), headers.get("x-api-key"), request.client)
+
+def _key(admission: Admission):  # noqa: ANN202  a route handler
+    async def key(request: Request) -> Response:
+        """Tell whose key came; never the key, nor anything that is computed from it."""
+        identity = _identify(admission, request)
+        told = {
+            "object": "muster.key",
+            "tenant": NOBODY if admission.is_open else identity.tenant,
+            "name": identity.key_name,
+            "class": identity.ceiling,
+        }
+        return _json(told, {"cache-control": "no-store"})
+
+    return key
 
 
-def _json(body: object) -> Response:
-    return Response(orjson.dumps(body), media_type="application/json")
+def _identify(admission: Admission, request: Request) -> Identity:
+    headers = request.headers
+    return admission.identify(headers.get("authorization"), headers.get("x-api-key"), request.client)
+
+
+def _json(body: object, headers: Mapping[str, str] | None = None) -> Response:
+    return Response(orjson.dumps(body), headers=headers, media_type="application/json")
 
 
 async def _http_error(request: Request, error: Exception) -> Response:

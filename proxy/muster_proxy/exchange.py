@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from muster_batching import Outcome
 from muster_observability import logs
 from muster_observability.request_ids import REQUEST_ID, is_identifier, request_id_for
+from muster_proxy import agent_headers
 from muster_proxy.dialects import PLAIN, Dialect
 from muster_proxy.failures import Reason, RequestError
 from muster_proxy.protocol import READY
@@ -178,6 +179,7 @@ class Exchange:
             {
                 "request_id": self.request_id,
                 "session_id": self.session_id,
+                **agent_headers.read(self._headers),
                 "tenant": self.tenant,
                 "path": self.scope["path"],
                 "model": self.model,

@@ -13,7 +13,7 @@ import msgspec
 import orjson
 
 from muster_batching import RequestClass
-from muster_proxy import wire
+from muster_proxy import agent_headers, wire
 from muster_proxy.failures import TABLE, Reason
 from muster_proxy.wire import Kind
 
@@ -25,7 +25,7 @@ _NOT_OF_A_ROUTE = (Reason.URL_NOT_FOUND, Reason.METHOD_NOT_ALLOWED)
 """What a request meets that found no route."""
 
 
-_OF_KEYS = (Reason.INVALID_API_KEY, Reason.TOO_MANY_BAD_KEYS)
+_OF_KEYS = (Reason.INVALID_API_KEY, Reason.TOO_MANY_BAD_KEYS, Reason.AUTHENTICATION_UNAVAILABLE)
 
 
 class _Route(NamedTuple):
@@ -169,6 +169,13 @@ def _own_paths() -> Json:
                 "responses": {"200": _ok(_named("Model")), **_errors([*_OF_KEYS, Reason.MODEL_NOT_FOUND])},
             }
         },
+        "/v1/muster/key": {
+            "get": {
+                "operationId": "key",
+                "summary": "Tell whose key came with the request.",
+                "responses": {"200": _ok(_named("Key"), "cache-control"), **_errors(_OF_KEYS)},
+            }
+        },
         "/health/live": _open("live", "Tell that the process runs.", {"200": _ok(_object(told))}),
         "/health/ready": _open(
             "ready",
@@ -304,10 +311,13 @@ _HEADERS: Json = {
     "x-request-id": _header("The request's id, in the log and with the engine.", _STRING),
     "server-timing": _header("`queue`, `ttft` and, but for a stream, `total`, in milliseconds.", _STRING),
     "x-muster-upstream": _header("The name of the engine that answered.", _STRING),
+    "cache-control": _header("What is told of a key holds for now.", {"const": "no-store"}),
     "x-muster-shared": _header("Whether another request led the generation.", _STRING),
     "retry-after": _header("Seconds after which to come back.", {"type": "integer", "minimum": 1}),
     "x-should-retry": _header("Read by OpenAI's SDKs.", {"const": "true"}),
 }
+
+_FOR_THE_LOG = "for the proxy's log alone, and left out of it where it is malformed"
 
 _PARAMETERS: Json = {
     "request_id": _parameter(
@@ -327,6 +337,18 @@ _PARAMETERS: Json = {
         "x-slo-ttft-ms",
         "Milliseconds within which the first token is of use.",
         {"type": "integer", "minimum": 1, "maximum": 999_999_999},
+    ),
+    "run": _parameter("x-muster-run-id", f"An agent's run; {_FOR_THE_LOG}.", _STRING),
+    "thread": _parameter(
+        "x-muster-thread-id", f"The conversation that the run is of; {_FOR_THE_LOG}.", _STRING
+    ),
+    "step": _parameter(
+        "x-muster-step",
+        f"Which of the run's model calls it is; {_FOR_THE_LOG}.",
+        {"type": "integer", "minimum": 1, "maximum": agent_headers.MOST},
+    ),
+    "call_kind": _parameter(
+        "x-muster-call-kind", f"What the call is for; {_FOR_THE_LOG}.", {"enum": sorted(agent_headers.KINDS)}
     ),
 }
 
@@ -362,6 +384,17 @@ _ERROR_FIELDS: Json = {
 _OWN_SCHEMAS: Json = {
     "Error": _object({"error": _object(_ERROR_FIELDS)}),
     "MessagesError": _object({"type": {"const": "error"}, "error": _object(_ERROR_FIELDS)}),
+    "Key": _object(
+        {
+            "object": {"const": "muster.key"},
+            "tenant": {**_STRING, "description": "Who pays; empty where no keys are configured."},
+            "name": {"type": ["string", "null"], "description": "Which of the tenant's keys it is."},
+            "class": {
+                "enum": [each.value for each in RequestClass],
+                "description": "The most urgent class that its requests may have.",
+            },
+        }
+    ),
     "Model": _object({"id": _STRING, "object": _STRING}),
     "Models": _object({"object": {"const": "list"}, "data": _list_of(_named("Model"))}),
 }

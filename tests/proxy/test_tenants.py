@@ -6,13 +6,15 @@ from typing import Any
 import pytest
 from starlette.routing import Route
 
+from muster_batching.tickets import NOBODY
 from muster_observability import server
 from muster_proxy.app import KEYED_PATHS, check_policies, create_app
 from muster_proxy.keys import Identity, KeySettings, digest_of
 from muster_proxy.protocol import HttpServer
 from muster_proxy.settings import ProxySettings, UpstreamSettings
 from muster_proxy.testing import FakeVllm, Reply
-from tests.proxy.asking import body, post, until_waiting
+from muster_proxy.wire import Kind
+from tests.proxy.asking import body, metric, post, until_waiting
 from tests.proxy.conftest import Proxied
 
 ADA, NIGHT = "sk-muster-ada-0123456789", "sk-muster-night-0123456789"
@@ -30,7 +32,7 @@ def bearer(key: str) -> dict[str, str]:
 @pytest.mark.parametrize("path", sorted(KEYED_PATHS))
 async def test_no_route_is_open_where_there_are_keys(engine: FakeVllm, proxied: Proxied, path: str) -> None:
     """Without a key, with a wrong one and with a digest for one: 401 before anything of the request is read."""
-    method = "GET" if path.startswith("/v1/models") else "POST"
+    method = "POST" if path in {kind.value for kind in Kind} else "GET"
     async with proxied(engine.url, keys=KEYS) as client:
         answers = [
             await client.request(method, path, content=b"{not json", headers=headers)
@@ -67,6 +69,47 @@ async def test_wrong_keys_without_end_are_told_to_wait_and_good_ones_pass(
     assert good.status_code == 200
 
 
+async def test_a_key_is_told_whose_it_is(engine: FakeVllm, proxied: Proxied) -> None:
+    """Its tenant, its name and its class, by either header; nothing of it counts as a request to an engine."""
+    named = KEYS[1].model_copy(update={"name": "nightly"})
+    async with proxied(engine.url, keys=[KEYS[0], named]) as client:
+        ada = await client.get("/v1/muster/key", headers=bearer(ADA))
+        night = await client.get("/v1/muster/key", headers={"x-api-key": NIGHT})
+
+        assert ada.json() == {"object": "muster.key", "tenant": "ada", "name": None, "class": "interactive"}
+        assert night.json() == {
+            "object": "muster.key",
+            "tenant": "night",
+            "name": "nightly",
+            "class": "batch",
+        }
+        assert ada.headers["cache-control"] == "no-store"
+        assert await metric(client, 'muster_requests_total{outcome="completed"}') == 0
+    assert not engine.requests
+
+
+@pytest.mark.parametrize("headers", [{}, bearer("sk-any"), {"x-api-key": "sk-any"}])
+async def test_without_configured_keys_every_key_is_nobodys(
+    engine: FakeVllm, proxied: Proxied, headers: dict[str, str]
+) -> None:
+    """What is sent for a key then proves nothing, and no digest of it is given back."""
+    async with proxied(engine.url) as client:
+        told = (await client.get("/v1/muster/key", headers=headers)).json()
+
+    assert told == {"object": "muster.key", "tenant": NOBODY, "name": None, "class": "interactive"}
+
+
+async def test_what_is_told_of_a_key_is_neither_it_nor_its_digest(engine: FakeVllm, proxied: Proxied) -> None:
+    """Nor the salt that keeps its tenant's prefixes apart."""
+    async with proxied(engine.url, keys=KEYS) as client:
+        answer = await client.get("/v1/muster/key", headers=bearer(ADA))
+        await post(client, bearer(ADA))
+
+    salt = engine.requests[0].body["cache_salt"]
+    told = f"{answer.headers}{answer.text}"
+    assert [each for each in (ADA, KEYS[0].digest[7:], salt) if each in told] == []
+
+
 class _Broken:
     """A door whose keys cannot be read."""
 
@@ -82,9 +125,10 @@ async def test_a_key_that_cannot_be_checked_is_not_let_in(
     async with proxied(engine.url, door=_Broken()) as client:
         answer = await post(client, bearer("sk-CANARY"))
         models = await client.get("/v1/models", headers=bearer("sk-CANARY"))
+        key = await client.get("/v1/muster/key", headers=bearer("sk-CANARY"))
 
     assert (answer.status_code, answer.json()["error"]["code"]) == (503, "authentication_unavailable")
-    assert models.status_code == 503
+    assert (models.status_code, key.status_code) == (503, 503)
     assert not engine.requests
     assert "CANARY" not in "".join(capfd.readouterr())
 

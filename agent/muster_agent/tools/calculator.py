@@ -75,6 +75,9 @@ async def calculator(
     return format_number(evaluate(expression))
 
 
+calculator.metadata = {"changes_world": False}
+
+
 def _parse(expression: str) -> ast.expr:
     text = expression.translate(_SPELLINGS).replace("^", "**").strip()
     if _CALL.search(text) is None:

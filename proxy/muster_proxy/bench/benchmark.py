@@ -10,19 +10,50 @@ from pathlib import Path
 from typing import Any, cast
 
 from rich.console import Console
-from rich.progress import Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    SpinnerColumn,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+)
 
 from muster_batching.testing import PROFILES
 from muster_batching.testing.simulation import Record
 from muster_observability import server
 from muster_observability.server import ExitCode
 from muster_proxy.bench import report, servers, ways
-from muster_proxy.bench.cases import agents, light, metrics, mixed, overload, scale, tenants
+from muster_proxy.bench.cases import (
+    agents,
+    light,
+    live_agents,
+    metrics,
+    mixed,
+    overload,
+    scale,
+    tenants,
+)
 from muster_proxy.bench.figures import Findings
 from muster_proxy.bench.labs import BenchmarkError, Lab
 from muster_proxy.bench.over_http import HttpLab
 from muster_proxy.bench.simulated import SimulatedLab
 from muster_proxy.bench.workloads import AgentShape, Mix
+from muster_proxy.embedded.errors import EmbeddedError
+
+LIVE = "agents live"
+"""The case that starts an engine of its own, where none is named."""
+
+_OF_ONE_KIND = {
+    "rounds": "--rounds",
+    "agents": "--agents",
+    "working_sets": "--working-set",
+    "turnover": "--sessions",
+    "kv_tokens": "--kv-tokens",
+}
+"""The options that agents have live alone, or otherwise alone."""
 
 REAL_LENGTHS = 0.25
 """An engine that is at hand is most often a small one: its contexts are short, and its user's time is too."""
@@ -33,6 +64,7 @@ _PLANS: Mapping[str, Mapping[str, Any]] = {
     "overload": overload.PLANS,
     "tenants": tenants.PLANS,
     "agents": agents.PLANS,
+    LIVE: live_agents.PLANS,
     "metrics": metrics.PLANS,
     "scale": scale.PLANS,
 }
@@ -60,21 +92,28 @@ class _Setting:
 
 
 class _Bar:
-    """A line for each run, with the calls that ended: how many there will be is not known beforehand."""
+    """A line for each run, with the calls that ended.
 
-    def __init__(self, progress: Progress) -> None:
+    Args:
+        progress: Draws it.
+        calls: How many a run makes, where that is known beforehand.
+    """
+
+    def __init__(self, progress: Progress, calls: int | None = None) -> None:
         self._progress = progress
+        self._calls = calls
+        self._redrawn_every = _REDRAWN_EVERY if calls is None else 1
         self._task: TaskID | None = None
         self._ended = 0
 
     def run_begins(self, label: str) -> None:
         self.ends()
-        self._task = self._progress.add_task(label, total=None)
+        self._task = self._progress.add_task(label, total=self._calls)
 
     def call_ended(self, record: Record) -> None:  # noqa: ARG002  the meter's protocol
         self._ended += 1
-        if self._task is not None and self._ended % _REDRAWN_EVERY == 0:
-            self._progress.advance(self._task, _REDRAWN_EVERY)
+        if self._task is not None and self._ended % self._redrawn_every == 0:
+            self._progress.advance(self._task, self._redrawn_every)
 
     def ends(self) -> None:
         if self._task is not None:
@@ -93,11 +132,13 @@ def run_case(case: str, options: dict[str, Any]) -> ExitCode:
     try:
         setting = _setting(options)
         draw = drawing() if setting.plot is not None else None
-        plan = _plan(case, options, is_real=setting.upstream is not None)
+        plan = _plan(case, options, is_real=setting.upstream is not None or case == LIVE)
         began_s = time.monotonic()
         findings, place = _find(case, plan, setting, console)
     except (BenchmarkError, servers.ServerFailedError) as error:
         return server.refuse(error, ExitCode.FAILED)
+    except EmbeddedError as error:
+        return server.refuse(error, error.exit_code)
     except KeyboardInterrupt:
         return server.refuse("interrupted", ExitCode.INTERRUPTED)
     wall_s = time.monotonic() - began_s
@@ -118,7 +159,10 @@ def _setting(options: dict[str, Any]) -> _Setting:
         BenchmarkError: They name two places, or a profile that does not exist.
     """
     upstream, profile = options.pop("upstream", None), options.pop("profile", None)
-    check_place(upstream, profile, is_simulated=options.pop("simulate", False))
+    is_simulated, is_live = options.pop("simulate", False), options.pop("live", False)
+    check_place(upstream, profile, is_simulated=is_simulated)
+    if is_simulated and is_live:
+        raise BenchmarkError("--live and --simulate exclude each other: a live run is on a real engine")
     return _Setting(upstream, profile, options.pop("model", None), options.pop("json"), options.pop("plot"))
 
 
@@ -155,7 +199,8 @@ def _plan(case: str, options: dict[str, Any], *, is_real: bool) -> Any:  # noqa:
     """The case's plan for the place, with what the options change."""
     is_quick = options.pop("quick")
     plan = _PLANS[case]["quick" if is_quick else "real" if is_real else "simulated"]
-    lengths = options.pop("lengths", None) or (REAL_LENGTHS if is_real else 1.0)
+    _check_kind(options, plan, is_live=case == LIVE)
+    lengths = options.pop("lengths", None) or (REAL_LENGTHS if is_real and case != LIVE else 1.0)
     options["seed"] = str(options["seed"])
     changes = {name: _frozen(value) for name, value in options.items() if value is not None}
     for field in dataclasses.fields(plan):
@@ -165,12 +210,26 @@ def _plan(case: str, options: dict[str, Any], *, is_real: bool) -> Any:  # noqa:
     return dataclasses.replace(plan, **changes)
 
 
+def _check_kind(options: Mapping[str, Any], plan: Any, *, is_live: bool) -> None:  # noqa: ANN401  see `_plan`
+    """Refuse what the plan has no place for.
+
+    Raises:
+        BenchmarkError: An option is of the other kind of run.
+    """
+    has = {field.name for field in dataclasses.fields(plan)}
+    for name, flag in _OF_ONE_KIND.items():
+        if options.get(name) is not None and name not in has:
+            raise BenchmarkError(f"{flag} is {'not for' if is_live else 'for'} --live")
+
+
 def _frozen(value: object) -> object:
     """What an option holds, as a plan holds it."""
     return tuple(cast("list[object]", value)) if isinstance(value, list) else value
 
 
 def _find(case: str, plan: Any, setting: _Setting, console: Console) -> tuple[Findings, dict[str, Any]]:  # noqa: ANN401
+    if case == LIVE:
+        return _find_live(plan, setting, console)
     with _meter(console) as bar:
         if case == "scale":
             return scale.run(plan, bar.run_begins), {}
@@ -189,16 +248,33 @@ def _find(case: str, plan: Any, setting: _Setting, console: Console) -> tuple[Fi
         return findings, place
 
 
+def _find_live(
+    plan: live_agents.Plan, setting: _Setting, console: Console
+) -> tuple[Findings, dict[str, Any]]:
+    with _live_engine(setting.upstream) as (url, limit):
+        target = asyncio.run(ways.find_target(url, setting.model))
+        with _meter(console, plan.calls) as bar:
+            findings = live_agents.run(HttpLab(target, bar, limit), plan)
+    return findings, {"upstream": setting.upstream, "model": target.model, "limit": limit}
+
+
 @contextlib.contextmanager
-def _meter(console: Console) -> Generator[_Bar]:
-    columns = (
-        SpinnerColumn(),
-        TextColumn("{task.description}"),
-        TextColumn("{task.completed:,.0f}"),
-        TimeElapsedColumn(),
-    )
+def _live_engine(upstream: str | None) -> Generator[tuple[str, int | None]]:
+    """The engine's URL, and Muster's limit for it; where none is named, the embedded one is started."""
+    if upstream is not None:
+        yield upstream, None
+        return
+    with servers.embedded_engine() as (url, limit):
+        yield url, limit
+
+
+@contextlib.contextmanager
+def _meter(console: Console, calls: int | None = None) -> Generator[_Bar]:
+    known: tuple[ProgressColumn, ...] = (BarColumn(), MofNCompleteColumn())
+    counted = (TextColumn("{task.completed:,.0f}"),) if calls is None else known
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), *counted, TimeElapsedColumn())
     with Progress(*columns, console=console) as progress:
-        bar = _Bar(progress)
+        bar = _Bar(progress, calls)
         yield bar
         bar.ends()
 

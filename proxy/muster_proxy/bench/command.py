@@ -173,6 +173,20 @@ class TenantsOptions(Engine):
 class AgentsOptions(Place):
     """Of `muster bench agents`."""
 
+    live: Annotated[
+        bool,
+        typer.Option(
+            "--live",
+            help="Agents beside people, three ways in turns, on the embedded engine or the upstream; some minutes. "
+            "Lengths suit a small engine: --lengths 10 for a large one.",
+        ),
+    ] = False
+    agents: Annotated[
+        int | None, typer.Option(min=1, help="Live: sessions at once. [16]", show_default=False)
+    ] = None
+    rounds: Annotated[
+        int | None, typer.Option(min=1, help="Live: times that each way is run. [3]", show_default=False)
+    ] = None
     working_sets: Annotated[
         list[float] | None,
         typer.Option(
@@ -338,8 +352,8 @@ def tenants(options: TenantsOptions) -> None:
 @bench.command()
 @_takes(AgentsOptions)
 def agents(options: AgentsOptions) -> None:
-    """Agents whose contexts fit the engine's KV cache, and ever more that do not."""
-    _run("agents", options)
+    """Agents whose contexts fit the engine's KV cache, and ever more that do not; or --live, beside people."""
+    _run("agents live" if options.live else "agents", options)
 
 
 @bench.command()

@@ -9,6 +9,7 @@ import random
 import re
 import resource
 import time
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
@@ -38,20 +39,34 @@ _QUEUE = re.compile(r"queue;dur=([0-9.]+)")
 _LAST_WORDS = 300
 
 
+@dataclass(slots=True)
+class HttpRecord(Record):
+    """What became of one call over HTTP.
+
+    Attributes:
+        looked_up_tokens: Tokens of the prompt as the engine counts them, with all that it puts around it; 0 where it
+            does not tell what it found of them in its prefix cache.
+    """
+
+    looked_up_tokens: int = 0
+
+
 class HttpLab:
     """Runs clients against a server.
 
     Args:
         target: The engine.
         meter: Is told how it gets on.
+        limit: Requests that Muster has in flight there at most; None lets it learn.
     """
 
     is_simulated = False
     block_size = _BLOCK_TOKENS
 
-    def __init__(self, target: Target, meter: Meter) -> None:
+    def __init__(self, target: Target, meter: Meter, limit: int | None = None) -> None:
         self._target = target
         self._meter = meter
+        self._options = () if limit is None else ("--limit", str(limit))
         self._runs = 0
         _allow_connections()
 
@@ -82,7 +97,9 @@ class HttpLab:
         if way is Way.DIRECT:
             records, ended_s = self._play(self._target.url, prose, scripts)
         else:
-            with servers.muster("proxy", "--upstream", self._target.url, ready_path="/health/ready") as url:
+            with servers.muster(
+                "proxy", "--upstream", self._target.url, *self._options, ready_path="/health/ready"
+            ) as url:
                 records, ended_s = self._play(url, prose, scripts)
         queries_after, hits_after = self._prefix_counts()
         if queries is None or hits is None or queries_after is None or hits_after is None:
@@ -206,7 +223,7 @@ class Clients:
         await asyncio.sleep(max(0.0, due_s - self._now_s()))
 
     async def _call(self, call: Call) -> Record:
-        record = Record(call, self._now_s())
+        record = HttpRecord(call, self._now_s())
         body = self._body(call, len(self._records))
         self._records.append(record)
         try:
@@ -233,7 +250,7 @@ class Clients:
             fields["ignore_eos"] = True
         return orjson.dumps(fields)
 
-    async def _ask(self, record: Record, body: bytes, patience: asyncio.Timeout) -> None:
+    async def _ask(self, record: HttpRecord, body: bytes, patience: asyncio.Timeout) -> None:
         async with self._http.post(self._url, data=body, headers=_headers(record.call)) as answer:
             if answer.status in _TURNED_AWAY:
                 record.outcome = "turned_away"
@@ -245,7 +262,9 @@ class Clients:
             record.upstream = UpstreamId(self._target.url)
             await self._read(record, answer, patience)
 
-    async def _read(self, record: Record, answer: aiohttp.ClientResponse, patience: asyncio.Timeout) -> None:
+    async def _read(
+        self, record: HttpRecord, answer: aiohttp.ClientResponse, patience: asyncio.Timeout
+    ) -> None:
         last = b""
         async for line in answer.content:
             if not line.startswith(b"data:") or b"[DONE]" in line:
@@ -256,8 +275,10 @@ class Clients:
                 patience.reschedule(None)
         usage = _usage(last)
         record.output_tokens = usage.get("completion_tokens", record.call.output_tokens)
-        details: dict[str, int] = usage.get("prompt_tokens_details") or {}
-        record.cached_tokens = details.get("cached_tokens") or 0
+        details: dict[str, int | None] = usage.get("prompt_tokens_details") or {}
+        if (cached_tokens := details.get("cached_tokens")) is not None:
+            record.cached_tokens = cached_tokens
+            record.looked_up_tokens = usage.get("prompt_tokens", 0)
         record.outcome = "failed" if record.first_token_s is None else "completed"
 
 

@@ -23,10 +23,7 @@ from muster_proxy.bench.benchmark import check_place, drawing
 from muster_proxy.bench.figures import Figure, percentile
 from muster_proxy.bench.labs import BenchmarkError
 from muster_proxy.bench.ways import Result, Target
-from muster_proxy.embedded.command import prepare_weights
 from muster_proxy.embedded.errors import EmbeddedError
-from muster_proxy.embedded.settings import EngineSettings
-from muster_proxy.up.parts import ENGINE_QUEUE
 
 ONE_AT_A_TIME = "one at a time"
 ALL_AT_ONCE = "all at once"
@@ -126,10 +123,8 @@ def _upstream(plan: Plan) -> Generator[tuple[str, int | None]]:
         with servers.modelled_engine(plan.profile) as url:
             yield url, plan.limit
         return
-    engine = EngineSettings()
-    prepare_weights(engine, None)
-    with servers.muster("engine", "--slots", str(engine.slots), ready_path="/health") as url:
-        yield url, plan.limit or engine.slots + ENGINE_QUEUE
+    with servers.embedded_engine() as (url, limit):
+        yield url, plan.limit or limit
 
 
 def _run_all(plan: Plan, target: Target, limit: int | None, console: Console) -> dict[str, list[Result]]:

@@ -12,6 +12,9 @@ from typing import IO
 import httpx
 
 from muster_observability import server
+from muster_proxy.embedded.command import prepare_weights
+from muster_proxy.embedded.settings import EngineSettings
+from muster_proxy.up.parts import ENGINE_QUEUE
 
 START_WITHIN_S = 300.0
 STOP_WITHIN_S = 10.0
@@ -47,6 +50,22 @@ def modelled_engine(profile: str) -> contextlib.AbstractContextManager[str]:
     """
     module = "muster_proxy.testing"
     return _served("the modelled engine", module, "--profile", profile, ready_path="/health")
+
+
+@contextlib.contextmanager
+def embedded_engine() -> Generator[tuple[str, int]]:
+    """Run the embedded engine; the block has its URL, and the limit that Muster should have for it.
+
+    Its weights are fetched first, where the cache lacks them.
+
+    Raises:
+        EmbeddedError: They are not to be had.
+        ServerFailedError: It ended, or was not ready in time.
+    """
+    engine = EngineSettings()
+    prepare_weights(engine, None)
+    with muster("engine", "--slots", str(engine.slots), ready_path="/health") as url:
+        yield url, engine.slots + ENGINE_QUEUE
 
 
 @contextlib.contextmanager

@@ -118,6 +118,12 @@ def test_repeated_options_are_a_list(tmp_path: Path) -> None:
     ("arguments", "message"),
     [
         (["light", "--simulate", "--upstream", "http://127.0.0.1:9"], "--upstream and --simulate exclude"),
+        (["agents", "--live", "--simulate"], "--live and --simulate exclude"),
+        (["agents", "--live", "--working-set", "1"], "--working-set is not for --live"),
+        (["agents", "--live", "--sessions", "1"], "--sessions is not for --live"),
+        (["agents", "--live", "--kv-tokens", "9"], "--kv-tokens is not for --live"),
+        (["agents", "--rounds", "2"], "--rounds is for --live"),
+        (["agents", "--agents", "2"], "--agents is for --live"),
         (["light", "--profile", "abacus"], "expected one of h200-8b, cpu-135m, got 'abacus'"),
         (["light", "--upstream", "http://127.0.0.1:9"], "http://127.0.0.1:9 cannot be reached"),
     ],

@@ -11,7 +11,7 @@ from muster_batching.testing import EngineProfile
 from muster_batching.testing.simulation import Call, Record, Script, Start, Think
 from muster_batching.tickets import RequestClass, SessionId, TenantId
 from muster_proxy.bench.labs import BenchmarkError
-from muster_proxy.bench.over_http import Clients, HttpLab, Prose
+from muster_proxy.bench.over_http import Clients, HttpLab, HttpRecord, Prose
 from muster_proxy.bench.ways import Target
 from muster_proxy.testing import FakeVllm, Reply
 
@@ -166,6 +166,25 @@ async def test_a_request_that_is_wrong_ends_the_run() -> None:
 
     assert isinstance(caught.value.exceptions[0], BenchmarkError)
     assert "too long" in str(caught.value.exceptions[0])
+
+
+async def test_what_the_engine_found_in_its_prefix_cache_is_noted() -> None:
+    """With what it looked up; an engine that tells nothing of its cache has looked nothing up."""
+    call = Call(64, 4, blocks=tuple(range(4)))
+
+    def client() -> Script:
+        yield call
+        yield call
+
+    async with FakeVllm(profile=FAST) as told, FakeVllm() as silent:
+        (first, again), _ = await clients(told).play([(0.0, client())])
+        (other,), _ = await clients(silent).play([(0.0, one(call))])
+
+    assert isinstance(first, HttpRecord)
+    assert isinstance(again, HttpRecord)
+    assert isinstance(other, HttpRecord)
+    assert first.cached_tokens == 0 < again.cached_tokens < again.looked_up_tokens == first.looked_up_tokens
+    assert (other.cached_tokens, other.looked_up_tokens) == (0, 0)
 
 
 async def test_clients_think_and_start_others() -> None:

@@ -21,6 +21,7 @@ CHARTS: Mapping[str, Callable[[Figure, Any], None]] = {
     "overload": pictures.overload,
     "tenants": pictures.tenants,
     "agents": pictures.agents,
+    "agents live": pictures.agents_live,
     "scale": pictures.scale,
     "metrics": pictures.metrics,
 }

@@ -123,6 +123,19 @@ def agents(figure: Figure, found: Mapping[str, Any]) -> None:
         axes.set_xlabel("contexts alive at once, in units of the KV cache")
 
 
+def agents_live(figure: Figure, found: Mapping[str, Any]) -> None:
+    """How long sessions took, three ways."""
+    axes = figure.subplots()
+    session_s = found["curves"]["session_s"]
+    looks = zip(session_s, (COLOURS[DIRECT], INK, COLOURS[MUSTER]), (0.25, 0.5, 0.75), strict=True)
+    for way, colour, at in looks:
+        distribution(axes, session_s[way], way, colour, at)
+    seconds(axes)
+    axes.set_ylim(0, 101)
+    axes.set_xlabel("session time")
+    axes.set_ylabel("sessions that had ended by then, %")
+
+
 def scale(figure: Figure, found: Mapping[str, Any]) -> None:
     """What a decision costs against how many wait."""
     axes = figure.subplots()

@@ -1,0 +1,163 @@
+"""From a declaration to a graph: LangChain's `create_agent`, its tools, and the rules around its calls."""
+
+from collections.abc import Callable, Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, cast
+
+from langchain.agents import (
+    create_agent,  # pyright: ignore[reportUnknownVariableType] - the type of its `cache` is not given
+)
+from langchain.agents.middleware import HumanInTheLoopMiddleware
+from langchain.agents.middleware.human_in_the_loop import InterruptOnConfig
+from langchain_core.messages import ToolMessage
+from langchain_core.tools import BaseTool
+from langgraph.prebuilt.tool_node import ToolCallRequest
+
+from muster_agent import identity
+from muster_agent.agents.context import AgentContext
+from muster_agent.agents.declarations import Approval, Declaration, Tools
+from muster_agent.agents.importing import imported
+from muster_agent.agents.middleware import AtMostOnce, LongConversations, ModelCalls, ToolErrors, ToolLimits
+from muster_agent.agents.middleware.at_most_once import changes_world
+from muster_agent.agents.middleware.model_calls import CallRules
+from muster_agent.measures import Measures
+from muster_agent.models import ModelName
+from muster_agent.tools.calculator import calculator
+from muster_agent.tools.clock import current_time
+from muster_agent.tools.complaints import ToolkitError
+
+if TYPE_CHECKING:
+    from langchain_core.language_models import BaseChatModel
+    from langgraph.graph.state import CompiledStateGraph  # pyright: ignore[reportMissingTypeStubs] - typed inline
+
+    from muster_storage import Database
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What agents are made with.
+
+    Attributes:
+        model: Thinks.
+        name: Finds the name of the service's model.
+        prompt: The service's standing instructions.
+        measures: Where tool calls are counted.
+        database: Gives the database of the journal.
+        model_named: Finds another model's name.
+    """
+
+    model: "BaseChatModel"
+    name: ModelName
+    prompt: str
+    measures: Measures
+    database: Callable[[], "Database"]
+    model_named: Callable[[str], ModelName]
+
+
+async def open_tools(tools: Tools, opened: AsyncExitStack) -> list[BaseTool]:
+    """Open an agent's tools; they live as long as `opened`.
+
+    Raises:
+        ToolkitError: One cannot be opened, or two have one name.
+    """
+    found: list[BaseTool] = []
+    if tools.calculator:
+        found.append(calculator)
+    if tools.time:
+        found.append(current_time)
+    for toolkit in _toolkits(tools):
+        found += await opened.enter_async_context(toolkit)
+    found += [_own_tool(path) for path in tools.own]
+    names = [tool.name for tool in found]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise ToolkitError(f"two tools are named {twice[0]}: rename one, or leave one out")
+    return found
+
+
+def _toolkits(tools: Tools) -> list[Any]:
+    """The toolkits to open; what they need is imported only where they are used."""
+    toolkits: list[Any] = []
+    if tools.documents:
+        from muster_agent.tools.documents import open_documents  # noqa: PLC0415 - see above
+
+        toolkits += [open_documents(settings) for settings in tools.documents]
+    if tools.sql:
+        from muster_agent.tools.sql import open_sql  # noqa: PLC0415 - likewise
+
+        toolkits += [open_sql(settings) for settings in tools.sql]
+    if tools.fetch is not None:
+        from muster_agent.tools.fetch import open_fetch  # noqa: PLC0415 - likewise
+
+        toolkits.append(open_fetch(tools.fetch))
+    if tools.mcp is not None:
+        from muster_agent.tools.mcp.toolkit import open_mcp  # noqa: PLC0415 - likewise
+
+        toolkits.append(open_mcp(tools.mcp, tenant_of=identity.tenant))
+    return toolkits
+
+
+def _own_tool(path: str) -> BaseTool:
+    tool = imported(path)
+    if not isinstance(tool, BaseTool):
+        raise ToolkitError(f"{path} is no LangChain tool: make it one with langchain_core.tools.tool")
+    return tool
+
+
+def build(
+    name: str, declaration: Declaration, tools: Sequence[BaseTool], parts: Parts
+) -> "CompiledStateGraph[Any, AgentContext, Any, Any]":
+    """Make an agent's graph; it has no memory yet."""
+    limits, approval = declaration.limits, declaration.approval
+    asks = _asked_about(tools, approval)
+    model_name = parts.name if declaration.model is None else parts.model_named(declaration.model)
+    rules = CallRules(
+        name=model_name,
+        prompt=parts.prompt if declaration.prompt is None else declaration.prompt,
+        temperature=declaration.temperature,
+        most_calls=limits.model_calls,
+        most_tools=limits.tool_calls,
+        one_at_a_time=frozenset(asks),
+    )
+    # The first is the outermost. Middleware of different contexts do not fit one list for the type checker.
+    middleware: list[Any] = [
+        ModelCalls(rules),
+        ToolErrors(parts.measures, limits.tool_timeout_s, limits.tool_output_characters),
+        ToolLimits(limits.tool_calls, limits.same_call),
+        AtMostOnce(parts.database),
+    ]
+    if (summaries := declaration.summaries) is not None:
+        middleware.append(
+            LongConversations(
+                parts.model, model_name, summaries.share, summaries.context_tokens, summaries.keep_messages
+            )
+        )
+    if asks:
+        middleware.append(HumanInTheLoopMiddleware(interrupt_on=cast("Any", asks)))
+    return create_agent(
+        parts.model, list(tools), middleware=middleware, context_schema=AgentContext, name=name
+    )
+
+
+def _asked_about(tools: Sequence[BaseTool], approval: Approval) -> dict[str, bool | InterruptOnConfig]:
+    """Which tools ask a person, and when.
+
+    A tool that changes the world asks in any case once the conversation holds content from outside, such as a fetched
+    page: what is written there may have told the model to make the call.
+    """
+    untrusted = frozenset(tool.name for tool in tools if (tool.metadata or {}).get("untrusted"))
+
+    def has_read_from_outside(request: ToolCallRequest) -> bool:
+        messages = cast("list[Any]", request.state["messages"])
+        return any(isinstance(message, ToolMessage) and message.name in untrusted for message in messages)
+
+    asks: dict[str, bool | InterruptOnConfig] = {}
+    for tool in tools:
+        listed = approval.tools if isinstance(approval.tools, list) else ()
+        if tool.name in listed or (approval.tools == "changing" and changes_world(tool)):
+            asks[tool.name] = InterruptOnConfig(allowed_decisions=["approve", "edit", "reject"])
+        elif changes_world(tool) and untrusted:
+            asks[tool.name] = InterruptOnConfig(
+                allowed_decisions=["approve", "edit", "reject"], when=has_read_from_outside
+            )
+    return asks

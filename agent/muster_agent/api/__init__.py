@@ -1,0 +1,1 @@
+"""LangGraph's server API, as langgraph-sdk, agent-chat-ui and RemoteGraph speak it."""

@@ -1,0 +1,150 @@
+"""Answers that last as long as a run: its events one by one, or its result at the end."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from contextlib import aclosing
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import anyio
+import orjson
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from muster_agent.disconnects import until_disconnect
+from muster_agent.wire import to_json
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator
+
+    from muster_agent.runs.events import StoredEvent
+
+_HEARTBEAT = b": heartbeat\r\n\r\n"
+
+Left = Callable[[], Awaitable[None]]
+"""What is done when the client has left before the end."""
+
+
+@dataclass(frozen=True, slots=True)
+class Listening:
+    """How somebody listens to a run.
+
+    Attributes:
+        events: What the run says.
+        has_ids: Whether events carry their numbers, so that the client can come back.
+        modes: The event names that are wanted; None for all.
+        keep_alive_s: Seconds of silence after which a comment is sent.
+        left: Called when the client leaves early.
+    """
+
+    events: "AsyncGenerator[StoredEvent]"
+    has_ids: bool
+    keep_alive_s: float
+    modes: frozenset[str] | None = None
+    left: Left | None = None
+
+    def wants(self, event: "StoredEvent") -> bool:
+        """Whether an event is for this listener."""
+        if event.protocol != 1:
+            return False
+        name = event.event.partition("|")[0].partition("/")[0]
+        return self.modes is None or name in self.modes or name in {"metadata", "error", "end"}
+
+
+class _LongAnswer(Response):
+    """An answer that is written while a run goes on."""
+
+    def __init__(self, listening: Listening, headers: dict[str, str]) -> None:
+        self.status_code = 200
+        self.background = None
+        self.init_headers({"cache-control": "no-store", "x-accel-buffering": "no", **headers})
+        # A stream has no length, and `init_headers` leaves it out as long as there is no body.
+        self._listening = listening
+        self._has_ended = False
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send the answer."""
+        is_done = await until_disconnect(receive, partial(self._answer, send))
+        if not is_done and self._listening.left is not None:
+            await self._listening.left()
+
+    async def _answer(self, send: Send) -> None:
+        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+        told, heard = anyio.create_memory_object_stream["StoredEvent"](0)
+        async with anyio.create_task_group() as group, heard:
+            group.start_soon(self._hear, told)
+            await self._relay(heard, send)
+        await send({"type": "http.response.body", "body": b"" if self._has_ended else self._ending()})
+
+    async def _hear(self, told: Any) -> None:  # noqa: ANN401 - anyio's stream
+        async with told, aclosing(self._listening.events) as events:
+            async for event in events:
+                await told.send(event)
+
+    async def _relay(self, heard: Any, send: Send) -> None:  # noqa: ANN401 - anyio's stream
+        while True:
+            try:
+                async with asyncio.timeout(self._listening.keep_alive_s):
+                    event = await heard.receive()
+            except TimeoutError:
+                await _write(send, self._silence())
+                continue
+            except anyio.EndOfStream:
+                return
+            self._has_ended |= event.is_last
+            if body := self._written(event):
+                await _write(send, body)
+
+    def _silence(self) -> bytes:
+        raise NotImplementedError
+
+    def _ending(self) -> bytes:
+        """What is said of a run that is gone without an end."""
+        return b""
+
+    def _written(self, event: "StoredEvent") -> bytes:
+        raise NotImplementedError
+
+
+class EventStream(_LongAnswer):
+    """A run's events as server-sent events."""
+
+    media_type = "text/event-stream"
+
+    def _silence(self) -> bytes:
+        return _HEARTBEAT
+
+    def _written(self, event: "StoredEvent") -> bytes:
+        if not self._listening.wants(event):
+            return b""
+        data = to_json({"status": _status(event)}) if event.is_last else event.data
+        identifier = f"id: {event.seq}\r\n".encode() if self._listening.has_ids else b""
+        return b"event: %b\r\ndata: %b\r\n%b\r\n" % (event.event.encode(), data, identifier)
+
+
+class FinalResult(_LongAnswer):
+    """A run's result, when it has ended; newlines before it keep the connection alive."""
+
+    media_type = "application/json"
+
+    def _silence(self) -> bytes:
+        return b"\n"
+
+    def _written(self, event: "StoredEvent") -> bytes:
+        return _result(event) if event.is_last else b""
+
+    def _ending(self) -> bytes:
+        return orjson.dumps({"__error__": {"error": "HTTPException", "message": "404: Run not found"}})
+
+
+def _status(event: "StoredEvent") -> Any:  # noqa: ANN401 - JSON
+    return orjson.loads(event.data)["status"]
+
+
+def _result(event: "StoredEvent") -> bytes:
+    return orjson.dumps(orjson.loads(event.data).get("result") or {})
+
+
+async def _write(send: Send, body: bytes) -> None:
+    await send({"type": "http.response.body", "body": body, "more_body": True})

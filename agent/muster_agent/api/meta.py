@@ -1,0 +1,25 @@
+"""What the service is."""
+
+from importlib.metadata import version
+
+from fastapi import FastAPI
+from starlette.requests import Request
+from starlette.responses import Response
+
+from muster_agent.api.requests import Json, add
+
+
+def add_meta(app: FastAPI) -> None:
+    """Add the routes."""
+    add(app, "GET", "/ok", _ok)
+    add(app, "GET", "/info", _info)
+
+
+async def _ok(_request: Request) -> Response:
+    return Json({"ok": True}).response()
+
+
+async def _info(_request: Request) -> Response:
+    flags = {"assistants": True, "crons": False, "langsmith": False}
+    told = {"version": version("muster"), "langgraph_py_version": version("langgraph"), "flags": flags}
+    return Json({**told, "host": {"kind": "self-hosted"}}).response()

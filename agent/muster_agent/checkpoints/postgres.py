@@ -1,0 +1,130 @@
+"""Checkpoints and the store in PostgreSQL, beside the service's own tables.
+
+A process that has slept through the end of its lease does not know it. So every write asks for the thread's fence in its
+own transaction and keeps it from changing until it has committed.
+"""
+
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any, cast
+
+from langgraph.checkpoint.postgres.aio import AsyncPostgresSaver
+from langgraph.store.postgres.aio import AsyncPostgresStore
+from psycopg import AsyncConnection, AsyncCursor
+from psycopg.rows import DictRow, dict_row
+from psycopg_pool import AsyncConnectionPool
+
+from muster_agent.checkpoints.saver import Saver
+from muster_agent.runs import holds
+from muster_agent.runs.records import Lease, LeaseLostError
+
+if TYPE_CHECKING:
+    from langgraph.store.base import BaseStore
+
+_CONNECTIONS = 10
+# Replicas that start together set up one after the other. Any number that nothing else uses.
+_LOCK = 0x4D_55_53_54_45_53
+
+_FENCE = (
+    "SELECT 1 FROM agent_threads WHERE thread_id = %s AND fence = %s AND running_run_id = %s FOR SHARE"
+)
+
+
+class PostgresSaver(Saver, AsyncPostgresSaver):
+    """LangGraph's saver for PostgreSQL."""
+
+    @asynccontextmanager
+    async def _cursor(self, *, pipeline: bool = False) -> AsyncIterator[AsyncCursor[DictRow]]:
+        # LangGraph's has one lock for all readers and writers; each has a connection of the pool here. It asks for a
+        # pipeline where it writes.
+        pool = cast("AsyncConnectionPool[AsyncConnection[DictRow]]", self.conn)
+        async with pool.connection() as connection:
+            if not pipeline:
+                async with connection.cursor(binary=True, row_factory=dict_row) as cursor:
+                    yield cursor
+                return
+            async with connection.transaction(), connection.cursor(binary=True, row_factory=dict_row) as cursor:
+                if (hold := holds.peek()) is not None:
+                    await _keep_fence(cursor, hold.lease)
+                yield cursor
+
+    async def take_back(self, thread_id: str, run_id: str) -> None:
+        """Delete what a run has stored, so that its thread is as it was before."""
+        ours = "thread_id = %(thread)s AND metadata ->> 'run_id' = %(run)s"
+        given = {"thread": thread_id, "run": run_id}
+        async with self._cursor(pipeline=True) as cursor:
+            await cursor.execute(
+                "DELETE FROM checkpoint_writes WHERE thread_id = %(thread)s AND (checkpoint_ns, checkpoint_id) IN "
+                f"(SELECT checkpoint_ns, checkpoint_id FROM checkpoints WHERE {ours})",  # noqa: S608 - a constant
+                given,
+            )
+            await cursor.execute(f"DELETE FROM checkpoints WHERE {ours}", given)  # noqa: S608 - likewise
+            # An answer that the run had brought is taken back too, or the question would count as answered.
+            await cursor.execute(
+                "DELETE FROM checkpoint_writes WHERE thread_id = %(thread)s AND channel = '__resume__'", given
+            )
+            await _drop_unused_blobs(cursor, thread_id)
+
+    async def copy(self, thread_id: str, to_thread_id: str) -> None:
+        """Copy a thread's whole history to a thread that has none."""
+        columns = {
+            "checkpoints": "checkpoint_ns, checkpoint_id, parent_checkpoint_id, type, checkpoint, metadata",
+            "checkpoint_blobs": "checkpoint_ns, channel, version, type, blob",
+            "checkpoint_writes": "checkpoint_ns, checkpoint_id, task_id, task_path, idx, channel, type, blob",
+        }
+        async with self._cursor(pipeline=True) as cursor:
+            for table, names in columns.items():
+                await cursor.execute(
+                    f"INSERT INTO {table} (thread_id, {names}) SELECT %s, {names} FROM {table} WHERE thread_id = %s",  # noqa: S608 - constants
+                    (to_thread_id, thread_id),
+                )
+
+    async def shorten(self, thread_id: str, keep: int) -> None:
+        """Delete all but a thread's newest `keep` checkpoints."""
+        # Identifiers of checkpoints grow with time, those of subgraphs among them.
+        oldest = (
+            "(SELECT checkpoint_id FROM checkpoints WHERE thread_id = %(thread)s AND checkpoint_ns = '' "
+            "ORDER BY checkpoint_id DESC LIMIT 1 OFFSET %(kept)s)"
+        )
+        async with self._cursor(pipeline=True) as cursor:
+            for table in ("checkpoint_writes", "checkpoints"):
+                await cursor.execute(
+                    f"DELETE FROM {table} WHERE thread_id = %(thread)s AND checkpoint_id < {oldest}",  # noqa: S608 - constants
+                    {"thread": thread_id, "kept": keep - 1},
+                )
+            await _drop_unused_blobs(cursor, thread_id)
+
+
+async def _keep_fence(cursor: AsyncCursor[DictRow], lease: Lease) -> None:
+    await cursor.execute(_FENCE, (lease.thread_id, lease.fence, lease.run_id))
+    if await cursor.fetchone() is None:
+        raise LeaseLostError(lease.run_id)
+
+
+async def _drop_unused_blobs(cursor: AsyncCursor[Any], thread_id: str) -> None:
+    await cursor.execute(
+        "DELETE FROM checkpoint_blobs AS b WHERE thread_id = %s AND NOT EXISTS (SELECT 1 FROM checkpoints AS c "
+        "WHERE c.thread_id = b.thread_id AND c.checkpoint_ns = b.checkpoint_ns "
+        "AND c.checkpoint -> 'channel_versions' ->> b.channel = b.version)",
+        (thread_id,),
+    )
+
+
+@asynccontextmanager
+async def open_postgres(url: str) -> AsyncGenerator[tuple[Saver, "BaseStore"]]:
+    """Open checkpoints and the store in the database of this URL."""
+    options = {"autocommit": True, "prepare_threshold": 0, "row_factory": dict_row}
+    pool: AsyncConnectionPool[AsyncConnection[DictRow]] = AsyncConnectionPool(
+        url, min_size=1, max_size=_CONNECTIONS, kwargs=options, open=False
+    )
+    async with pool:
+        saver = PostgresSaver(cast("Any", pool))
+        store = AsyncPostgresStore(cast("Any", pool))
+        async with pool.connection() as connection:
+            await connection.execute("SELECT pg_advisory_lock(%s)", (_LOCK,))
+            try:
+                await saver.setup()
+                await store.setup()
+            finally:
+                await connection.execute("SELECT pg_advisory_unlock(%s)", (_LOCK,))
+        yield saver, store

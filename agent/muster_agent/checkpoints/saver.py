@@ -1,0 +1,54 @@
+"""What the service needs of a saver beyond what LangGraph asks of one."""
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from typing import Any
+
+from langchain_core.runnables import RunnableConfig
+from langgraph.checkpoint.base import BaseCheckpointSaver, ChannelVersions, Checkpoint, CheckpointMetadata
+
+from muster_agent.runs import holds
+
+
+class Saver(BaseCheckpointSaver[Any]):
+    """A saver that writes for holders of a thread only, and can take back, copy and shorten histories."""
+
+    async def aput(
+        self,
+        config: RunnableConfig,
+        checkpoint: Checkpoint,
+        metadata: CheckpointMetadata,
+        new_versions: ChannelVersions,
+    ) -> RunnableConfig:
+        """Store a checkpoint.
+
+        Raises:
+            LeaseLostError: The thread is another process's.
+        """
+        hold = holds.current()
+        stored = await super().aput(config, checkpoint, metadata, new_versions)
+        hold.note_saved()
+        return stored
+
+    async def aput_writes(
+        self, config: RunnableConfig, writes: Sequence[tuple[str, Any]], task_id: str, task_path: str = ""
+    ) -> None:
+        """Store what tasks have written.
+
+        Raises:
+            LeaseLostError: The thread is another process's.
+        """
+        holds.current()
+        await super().aput_writes(config, writes, task_id, task_path)
+
+    @abstractmethod
+    async def take_back(self, thread_id: str, run_id: str) -> None:
+        """Delete what a run has stored, so that its thread is as it was before."""
+
+    @abstractmethod
+    async def copy(self, thread_id: str, to_thread_id: str) -> None:
+        """Copy a thread's whole history to a thread that has none."""
+
+    @abstractmethod
+    async def shorten(self, thread_id: str, keep: int) -> None:
+        """Delete all but a thread's newest `keep` checkpoints."""

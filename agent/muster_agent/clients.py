@@ -1,0 +1,63 @@
+"""The ways to the proxy."""
+
+from dataclasses import dataclass
+from typing import cast
+
+import httpx2
+import openai
+from langchain_core.language_models import BaseChatModel
+from langchain_openai import ChatOpenAI
+
+from muster_agent.identity import add_identity
+from muster_agent.settings import AgentSettings
+
+_CONNECT_TIMEOUT_S = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class ProxyClients:
+    """Pooled HTTP clients to the proxy, and the faces they are used through.
+
+    Attributes:
+        http: Its requests carry the identity of the run that makes them; whoever made this closes it.
+        plain: Its requests carry what they are given; likewise.
+        model: The face that agents think through.
+        openai: The face for everything else.
+    """
+
+    http: httpx2.AsyncClient
+    plain: httpx2.AsyncClient
+    model: BaseChatModel
+    openai: openai.AsyncOpenAI
+
+    async def aclose(self) -> None:
+        """Close the connections."""
+        await self.http.aclose()
+        await self.plain.aclose()
+
+
+def connect(settings: AgentSettings) -> ProxyClients:
+    """Make the clients; nothing is sent yet. It reads certificates from the disk."""
+    # A run's own deadline ends its calls; a limit here would be a second one, and fewer would wait in the proxy.
+    timeout = httpx2.Timeout(None, connect=_CONNECT_TIMEOUT_S)
+    # How many calls run at once is the proxy's decision. A pool limit here would be a second queue in front of its
+    # queue, one that knows nothing of classes, tenants and sessions.
+    limits = httpx2.Limits(max_connections=None, max_keepalive_connections=100)
+    # The operator names the server in full; HTTP_PROXY and netrc are about other traffic, and would send a loopback
+    # address and its prompts elsewhere.
+    http = httpx2.AsyncClient(
+        event_hooks={"request": [add_identity]}, limits=limits, timeout=timeout, trust_env=False
+    )
+    plain = httpx2.AsyncClient(limits=limits, timeout=timeout, trust_env=False)
+    model = ChatOpenAI(
+        model=settings.model or "unnamed",  # each call carries the name that ModelName has found
+        base_url=f"{settings.proxy}/v1",
+        api_key=settings.api_key,
+        http_async_client=http,
+        timeout=timeout,
+        max_retries=0,  # what is tried again is decided in one place: see agents/middleware/model_calls.py
+        stream_usage=True,
+        stream_chunk_timeout=None,  # a call may wait long in the proxy's queue; the run's own timeout holds
+        use_responses_api=False,  # else names of some hosted models would switch it on
+    )
+    return ProxyClients(http, plain, model, cast("openai.AsyncOpenAI", model.root_async_client))

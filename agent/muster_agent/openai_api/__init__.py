@@ -1,0 +1,1 @@
+"""The agents as OpenAI models: chat completions, responses and conversations."""

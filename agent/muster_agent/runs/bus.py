@@ -1,0 +1,48 @@
+"""How processes that share a PostgreSQL database tell each other that there is something to look at.
+
+Nothing depends on a message: whoever is not told looks by itself a little later. A SQLite database has one process, and
+nobody to tell.
+"""
+
+import asyncio
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING
+
+from sqlalchemy import Connection, text
+
+from muster_observability import logs
+
+if TYPE_CHECKING:
+    from muster_storage import Database
+
+_CHANNEL = "muster_agent"
+_TRY_AGAIN_S = 1.0
+
+_log = logs.get("agent")
+
+
+def announce(connection: Connection, topics: Iterable[str]) -> None:
+    """Tell every process of these topics when the transaction commits: `runs`, `cancel:ID`, `events:ID`."""
+    if connection.dialect.name != "postgresql":
+        return
+    for topic in topics:
+        connection.execute(text("SELECT pg_notify(:channel, :topic)"), {"channel": _CHANNEL, "topic": topic})
+
+
+async def listen(database: "Database", heard: Callable[[str], None]) -> None:
+    """Call `heard` with every topic that is announced, until cancelled; it returns at once where nobody announces."""
+    if not database.is_postgres:
+        return
+    import psycopg  # noqa: PLC0415 - in the extra `postgres`
+
+    url = database.engine.url.set(drivername="postgresql").render_as_string(hide_password=False)
+    while True:
+        try:
+            async with await psycopg.AsyncConnection.connect(url, autocommit=True) as connection:
+                await connection.execute(f"LISTEN {_CHANNEL}")
+                heard("runs")  # what was announced while nobody listened
+                async for notice in connection.notifies():
+                    heard(notice.payload)
+        except psycopg.Error as error:
+            _log.warning("listening to the database failed", error=type(error).__name__)
+            await asyncio.sleep(_TRY_AGAIN_S)

@@ -1,0 +1,266 @@
+"""The event log: what a run says, stored before anybody hears it.
+
+Every event has a number in its run, from 1 without gaps, and is delivered only once it is stored. So a client that
+comes back with the number of the last event it has seen gets exactly the rest, from this process or another, whatever
+died in between.
+
+Writing is one transaction at a time for all runs: while one is being committed the next ones gather, so that many runs
+share a transaction when the machine is busy and none waits when it is not.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncGenerator, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from sqlalchemy import Connection, insert, select, tuple_
+
+from muster_agent.runs.queue import END_EVENT
+from muster_agent.runs.records import Lease, LeaseLostError, RunStatus
+from muster_agent.runs.tables import EVENTS, RUNS, THREADS
+
+if TYPE_CHECKING:
+    from muster_storage import Database
+
+_PAGE = 500
+_MOST_BUFFERED = 2_000
+_FINISHED = frozenset({RunStatus.SUCCESS, RunStatus.ERROR, RunStatus.TIMEOUT, RunStatus.INTERRUPTED})
+
+
+@dataclass(frozen=True, slots=True)
+class StoredEvent:
+    """One event of a run.
+
+    Attributes:
+        seq: Its number in the run, from 1.
+        protocol: Which of LangGraph's protocols it is written in: 1 (of runs) or 2 (of threads).
+        event: Its name.
+        data: JSON.
+    """
+
+    seq: int
+    protocol: int
+    event: str
+    data: bytes
+
+    @property
+    def is_last(self) -> bool:
+        """Whether the run has ended with it."""
+        return self.event == END_EVENT and self.protocol == 1
+
+
+@dataclass(slots=True)
+class _Entry:
+    lease: Lease
+    events: list[StoredEvent]
+    stored: asyncio.Future[None]
+
+
+class Writer:
+    """Writes one run's events; made for one attempt.
+
+    Args:
+        log: The log.
+        lease: The run's lease.
+        seq: The number of the newest event that is there already.
+    """
+
+    def __init__(self, log: "EventLog", lease: Lease, seq: int) -> None:
+        self._log = log
+        self.lease = lease
+        self.seq = seq
+        self._unstored: deque[asyncio.Future[None]] = deque()
+
+    async def write(self, event: str, data: bytes, protocol: int = 1) -> None:
+        """Put an event behind the others. It waits only when the database is far behind.
+
+        Raises:
+            LeaseLostError: The run is another process's.
+        """
+        self.seq += 1
+        self._unstored.append(self._log.put(self.lease, StoredEvent(self.seq, protocol, event, data)))
+        while self._unstored and (self._unstored[0].done() or len(self._unstored) > _MOST_BUFFERED // 4):
+            await self._unstored.popleft()
+
+    async def flush(self) -> None:
+        """Wait until all is stored.
+
+        Raises:
+            LeaseLostError: The run is another process's.
+        """
+        while self._unstored:
+            await self._unstored.popleft()
+
+
+@dataclass(slots=True, eq=False)
+class _Follower:
+    """Somebody who listens to a run: what has been stored since he was last served."""
+
+    arrived: asyncio.Event = field(default_factory=asyncio.Event)
+    events: deque[StoredEvent] = field(default_factory=deque[StoredEvent])
+    must_look: bool = False
+
+    def tell(self, events: Iterable[StoredEvent]) -> None:
+        self.events.extend(events)
+        if len(self.events) > _MOST_BUFFERED:  # he is slow; the log keeps it for him
+            self.events.clear()
+            self.must_look = True
+        self.arrived.set()
+
+    def look(self) -> None:
+        self.must_look = True
+        self.arrived.set()
+
+
+class EventLog:
+    """The events of all runs.
+
+    Args:
+        database: Where they are.
+    """
+
+    def __init__(self, database: "Database") -> None:
+        self._database = database
+        self._waiting: list[_Entry] = []
+        self._has_some = asyncio.Event()
+        self._followers: dict[str, set[_Follower]] = {}
+
+    def __repr__(self) -> str:
+        return f"<EventLog {len(self._waiting)} to write, {len(self._followers)} runs followed>"
+
+    def put(self, lease: Lease, event: StoredEvent) -> "asyncio.Future[None]":
+        """Have an event written; the future is done when it is stored, or has `LeaseLostError`."""
+        stored = asyncio.get_running_loop().create_future()
+        self._waiting.append(_Entry(lease, [event], stored))
+        self._has_some.set()
+        return stored
+
+    async def write_forever(self) -> None:
+        """Write what is put, until cancelled; then write what is left."""
+        try:
+            while True:
+                await self._has_some.wait()
+                self._has_some.clear()
+                await self._write_batch()
+        finally:
+            if self._waiting:
+                await self._write_batch()
+
+    async def _write_batch(self) -> None:
+        batch, self._waiting = self._waiting, []
+        try:
+            lost = await self._database.run(_append, batch)
+        except Exception as error:  # noqa: BLE001 - whoever waits for the event is told, whatever it is
+            for entry in batch:
+                _settle(entry.stored, error)
+            return
+        told: dict[str, list[StoredEvent]] = {}
+        for entry in batch:
+            if entry.lease.run_id in lost:
+                _settle(entry.stored, LeaseLostError(entry.lease.run_id))
+            else:
+                _settle(entry.stored, None)
+                told.setdefault(entry.lease.run_id, []).extend(entry.events)
+        for run_id, events in told.items():
+            self.tell(run_id, events)
+
+    def tell(self, run_id: str, events: Sequence[StoredEvent]) -> None:
+        """Tell a run's followers of events that have been stored."""
+        for follower in self._followers.get(run_id, ()):
+            follower.tell(events)
+
+    def look(self, run_id: str) -> None:
+        """Have a run's followers look into the log: another process has written, or the run is gone."""
+        for follower in self._followers.get(run_id, ()):
+            follower.look()
+
+    def is_followed(self, run_id: str) -> bool:
+        """Whether anybody listens to a run in this process."""
+        return run_id in self._followers
+
+    async def follow(self, run_id: str, after: int = 0) -> AsyncGenerator[StoredEvent]:
+        """Every event of a run behind number `after`, those to come included; ends with the run."""
+        follower = _Follower(must_look=True)
+        self._followers.setdefault(run_id, set()).add(follower)
+        try:
+            async for event in self._heard(run_id, follower, after):
+                yield event
+                if event.is_last:
+                    return
+        finally:
+            self._forget(run_id, follower)
+
+    async def _heard(self, run_id: str, follower: _Follower, seq: int) -> AsyncGenerator[StoredEvent]:
+        while True:
+            if follower.must_look:
+                follower.must_look = False
+                events, is_over = await self._database.run(read_events, run_id, seq)
+                follower.must_look |= len(events) == _PAGE
+                for event in events:
+                    yield event
+                    seq = event.seq
+                if is_over and len(events) < _PAGE:
+                    return
+            while follower.events:
+                event = follower.events.popleft()
+                if event.seq > seq:
+                    yield event
+                    seq = event.seq
+            if not follower.must_look:
+                await follower.arrived.wait()
+                follower.arrived.clear()
+
+    def _forget(self, run_id: str, follower: _Follower) -> None:
+        followers = self._followers[run_id]
+        followers.discard(follower)
+        if not followers:
+            del self._followers[run_id]
+
+
+def _settle(stored: "asyncio.Future[None]", error: Exception | None) -> None:
+    if stored.done():
+        return
+    if error is None:
+        stored.set_result(None)
+        return
+    stored.set_exception(error)
+    stored.exception()  # a run that was cancelled does not ask any more, which is no fault
+
+
+def _append(connection: Connection, batch: Sequence[_Entry]) -> set[str]:
+    """Store events. Returns the runs whose lease is lost; theirs are not stored."""
+    leases = {entry.lease for entry in batch}
+    held = select(THREADS.c.running_run_id, THREADS.c.fence).where(
+        tuple_(THREADS.c.thread_id, THREADS.c.fence).in_([(lease.thread_id, lease.fence) for lease in leases])
+    )
+    kept = {(row.running_run_id, row.fence) for row in connection.execute(held.with_for_update(read=True))}
+    rows = [
+        {
+            "run_id": entry.lease.run_id,
+            "seq": event.seq,
+            "protocol": event.protocol,
+            "event": event.event,
+            "data": event.data,
+        }
+        for entry in batch
+        if (entry.lease.run_id, entry.lease.fence) in kept
+        for event in entry.events
+    ]
+    if rows:
+        connection.execute(insert(EVENTS), rows)
+    return {lease.run_id for lease in leases if (lease.run_id, lease.fence) not in kept}
+
+
+def read_events(connection: Connection, run_id: str, after: int, most: int = _PAGE) -> tuple[list[StoredEvent], bool]:
+    """Stored events behind number `after`, and whether none will follow them."""
+    # Before the events: a run that ends in between has them all by then.
+    status = connection.execute(select(RUNS.c.status).where(RUNS.c.run_id == run_id)).scalar()
+    query = (
+        select(EVENTS.c.seq, EVENTS.c.protocol, EVENTS.c.event, EVENTS.c.data)
+        .where(EVENTS.c.run_id == run_id, EVENTS.c.seq > after)
+        .order_by(EVENTS.c.seq)
+        .limit(most)
+    )
+    events = [StoredEvent(*row) for row in connection.execute(query)]
+    return events, status is None or status in _FINISHED

@@ -1,0 +1,361 @@
+"""One attempt at one run: from its claim to its end, or until another attempt must go on.
+
+An attempt ends in one of these ways:
+
+* The graph ends, or waits for a person: `success` or `interrupted`.
+* The graph fails: `error`. Its deadline passes: `timeout`.
+* Somebody cancels it: `interrupted`, or it is rolled back and gone.
+* Its process stops: it is released, and the next attempt resumes it at its last checkpoint.
+* Another process has it: it writes nothing more.
+
+The first three write the run's end, once. What an attempt writes before, it writes under its lease.
+"""
+
+import asyncio
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import aclosing, asynccontextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, cast
+
+import orjson
+from langchain_core.runnables import RunnableConfig
+from langgraph.types import Command
+
+from muster_agent.runs import holds, queue
+from muster_agent.runs.complaints import complaint_of
+from muster_agent.runs.events import StoredEvent, Writer
+from muster_agent.runs.records import Cancel, Claimed, LeaseLostError, Outcome, RunStatus, ThreadStatus
+from muster_agent.streams import v1, v2
+from muster_agent.wire import interrupt_as_json, plain, to_json
+from muster_observability import logs
+
+if TYPE_CHECKING:
+    from langgraph.types import StateSnapshot
+
+    from muster_agent.agents.assistants import Assistant, Graph
+    from muster_agent.runs.services import Services
+
+_MOST_STALLS = 10
+_TOOLS_AT_ONCE = 8
+_DEFAULT_RECURSION = 200
+
+_log = logs.get("agent")
+
+
+@dataclass(slots=True)
+class _Cancelling:
+    """A cancellation that was asked for."""
+
+    action: Cancel
+    keeps_input: bool
+
+
+class Execution:
+    """An attempt.
+
+    Args:
+        claimed: The run, and the right to run it.
+        services: What runs need.
+    """
+
+    def __init__(self, claimed: Claimed, services: "Services") -> None:
+        self.claimed = claimed
+        self.hold = holds.Hold(claimed.lease)
+        self._services = services
+        self._run: Mapping[str, Any] = claimed.run
+        self._kwargs: Mapping[str, Any] = claimed.run["kwargs"]
+        self._writer = Writer(services.log, claimed.lease, claimed.events)
+        self._task: asyncio.Task[None] | None = None
+        self._cancelling: _Cancelling | None = None
+        self._is_ending = False
+
+    def __repr__(self) -> str:
+        return f"<Execution {self.run_id} attempt {self._run['attempt']}>"
+
+    @property
+    def run_id(self) -> str:
+        """The run."""
+        return self.claimed.lease.run_id
+
+    def start(self, group: asyncio.TaskGroup) -> None:
+        """Begin."""
+        self._task = group.create_task(self._attempt(), name=f"run {self.run_id}")
+        if self._run["cancel"] is not None:  # asked for while it waited
+            self.cancel(Cancel(self._run["cancel"]), keeps_input=self._run["keeps_input"])
+
+    def cancel(self, action: Cancel, *, keeps_input: bool = False) -> None:
+        """Stop it: its model call is closed at once. With `keeps_input`, not before its input is in the thread."""
+        if self._cancelling is not None or self._is_ending:
+            return
+        self._cancelling = _Cancelling(action, keeps_input)
+        if keeps_input and not self.hold.is_saved:
+            self.hold.on_saved = self._stop
+        else:
+            self._stop()
+
+    def abandon(self, *, is_lost: bool) -> None:
+        """Stop without writing an end: its lease is lost, or its process stops."""
+        self.hold.is_lost = is_lost
+        if not self._is_ending:
+            self._stop()
+
+    def _stop(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+
+    async def _attempt(self) -> None:
+        with holds.assumed(self.hold):
+            await self._to_its_end()
+
+    async def _to_its_end(self) -> None:
+        log = _log.bind(run_id=self.run_id, thread_id=self.claimed.lease.thread_id, attempt=self._run["attempt"])
+        try:
+            with self._services.measured(self._run) as record:
+                outcome = await self._outcome()
+                self._is_ending = True
+                await self._end(outcome)
+                record.outcome = outcome.status.value
+            ended = {"outcome": record.outcome, "seconds": round(record.seconds, 3)}
+            log.info("run ended", request_id=self._run["request_id"], **ended)
+        except LeaseLostError:
+            log.warning("run is another process's now")
+        except asyncio.CancelledError:
+            log.info("run is left to the next process")
+        except Exception as error:  # noqa: BLE001 - the database is away: the lease runs out, and the run is resumed
+            log.error("run could not be ended", error=type(error).__name__)  # noqa: TRY400 - texts may quote prompts
+        finally:
+            self._services.ended(self)
+
+    async def _outcome(self) -> Outcome:
+        """Run the graph. Only `LeaseLostError` and, where nobody asked to cancel, `CancelledError` leave it."""
+        try:
+            async with asyncio.timeout(max(0.0, self.claimed.left_s)) as limit:
+                return await self._run_graph()
+        except TimeoutError as error:
+            if not limit.expired():
+                return await self._failed(error)
+            message = f"the run took longer than {self._run['timeout_s']:g} s"
+            return await self._complained(RunStatus.TIMEOUT, {"error": "TimeoutError", "message": message})
+        except LeaseLostError:
+            raise
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if self._cancelling is None or self.hold.is_lost or task is None:
+                raise
+            task.uncancel()
+            return await self._cancelled()
+        except Exception as error:  # noqa: BLE001 - a graph may raise anything; the run fails with it
+            return await self._failed(error)
+
+    async def _run_graph(self) -> Outcome:
+        services, run = self._services, self._run
+        assistant = services.assistants.find(run["assistant_id"])
+        async with services.acting_for(run, self.hold), assistant.open(services.memory, self._config(assistant)) as graph:
+            config = self._config(assistant)
+            start = await self._where_to_start(graph, config)
+            await self._writer.write("metadata", orjson.dumps({"run_id": self.run_id, "attempt": run["attempt"]}))
+            if start is not _NOTHING:
+                await self._stream(graph, start, config)
+            if self._cancelling is not None:
+                return await self._cancelled(graph)
+            return await self._finished(graph)
+
+    def _config(self, assistant: "Assistant") -> RunnableConfig:
+        """The graph's configuration: the assistant's, the client's, and ours."""
+        given = cast("Mapping[str, Any]", self._kwargs.get("config") or {})
+        run, thread_id = self._run, self.claimed.lease.thread_id
+        checkpoint = cast("Mapping[str, Any]", self._kwargs.get("checkpoint") or {})
+        ours = {
+            **checkpoint,
+            "thread_id": thread_id,
+            "checkpoint_ns": checkpoint.get("checkpoint_ns", ""),
+            "run_id": self.run_id,
+            "graph_id": assistant.graph_id,
+            "assistant_id": assistant.assistant_id,
+        }
+        metadata = {
+            **cast("Mapping[str, Any]", given.get("metadata") or {}),
+            **run["metadata"],
+            "run_id": self.run_id,
+            "thread_id": thread_id,
+            "run_attempt": run["attempt"],
+        }
+        return RunnableConfig(
+            tags=list(given.get("tags") or ()),
+            metadata=metadata,
+            configurable={**cast("Mapping[str, Any]", given.get("configurable") or {}), **ours},
+            recursion_limit=int(given.get("recursion_limit") or _DEFAULT_RECURSION),
+            max_concurrency=_TOOLS_AT_ONCE,
+        )
+
+    async def _where_to_start(self, graph: "Graph", config: RunnableConfig) -> Any:  # noqa: ANN401 - a graph's input
+        """What the graph is started with: the run's input, or nothing where an earlier attempt has come further."""
+        if self._run["attempt"] > 1 and await self._has_begun(config):
+            configurable: dict[str, Any] = config.get("configurable", {})
+            configurable.pop("checkpoint_id", None)  # where the first attempt began, not where this one goes on
+            return None
+        command = self._kwargs.get("command")
+        if command is None:
+            return await self._services.prepare_input(graph, config, self._kwargs)
+        if command.get("resume") is not None and not await self._is_still_asked(graph, config):
+            return _NOTHING
+        return Command(
+            resume=command.get("resume"), goto=command.get("goto") or (), update=command.get("update")
+        )
+
+    async def _has_begun(self, config: RunnableConfig) -> bool:
+        """Whether an earlier attempt has stored a checkpoint; an attempt that comes no further is not made for ever."""
+        thread = RunnableConfig(configurable={"thread_id": self.claimed.lease.thread_id, "checkpoint_ns": ""})
+        newest = await self._services.memory.saver.aget_tuple(thread)
+        checkpoint_id = None if newest is None else str(newest.checkpoint["id"])
+        stalls = await self._services.database.run(queue.note_progress, self.claimed.lease, checkpoint_id)
+        if stalls > _MOST_STALLS:
+            raise RunStuckError(f"{stalls - 1} attempts ended at the same step; the run is given up")
+        return newest is not None and newest.metadata.get("run_id") == self.run_id
+
+    async def _is_still_asked(self, graph: "Graph", config: RunnableConfig) -> bool:
+        """Whether what waits for an answer is what waited when the answer was given; an answer counts once."""
+        state = await graph.aget_state(config)
+        return {each.id for each in state.interrupts} == set(self._kwargs.get("answers") or ())
+
+    async def _stream(self, graph: "Graph", start: Any, config: RunnableConfig) -> None:  # noqa: ANN401 - a graph's input
+        if self._kwargs.get("protocol") == v2.PROTOCOL:
+            await self._stream_v2(graph, start, config)
+            return
+        modes = self._kwargs.get("stream_mode") or ["values"]
+        encoder = v1.Encoder(modes)
+        async with self._streaming(graph, start, config, v1.graph_modes(modes)) as parts:
+            async for namespace, mode, part in parts:
+                for event, data in encoder.write(namespace, mode, part):
+                    await self._writer.write(event, data)
+
+    @asynccontextmanager
+    async def _streaming(
+        self, graph: "Graph", start: Any, config: RunnableConfig, modes: list[str]  # noqa: ANN401 - a graph's input
+    ) -> AsyncGenerator[AsyncGenerator[tuple[tuple[str, ...], str, Any]]]:
+        kwargs = self._kwargs
+        only_input = self._cancelling is not None
+        parts = graph.astream(
+            start,
+            config,
+            context=kwargs.get("context"),
+            stream_mode=modes,
+            subgraphs=True,
+            interrupt_before="*" if only_input else kwargs.get("interrupt_before"),
+            interrupt_after=kwargs.get("interrupt_after"),
+            durability=kwargs.get("durability") or "sync",
+        )
+        async with aclosing(parts) as stream:
+            yield self._of_wanted_graphs(stream)
+
+    async def _of_wanted_graphs(
+        self, parts: AsyncGenerator[Any]
+    ) -> AsyncGenerator[tuple[tuple[str, ...], str, Any]]:
+        """Leave out what subgraphs say where the client did not ask for it."""
+        with_subgraphs = bool(self._kwargs.get("stream_subgraphs"))
+        async for namespace, mode, part in parts:
+            # A model that is called inside a node speaks for the graph, and has its messages even so.
+            if with_subgraphs or not namespace or mode == "messages":
+                yield (namespace if with_subgraphs else ()), mode, part
+
+    async def _stream_v2(self, graph: "Graph", start: Any, config: RunnableConfig) -> None:  # noqa: ANN401 - a graph's input
+        encoder = v2.Encoder(self.run_id, str(config.get("configurable", {}).get("graph_id")))
+        for event, data in encoder.begun():
+            await self._writer.write(event, data, v2.PROTOCOL)
+        async with v2.streaming(graph, start, config, self._kwargs) as events:
+            async for protocol_event in events:
+                for event, data in encoder.write(protocol_event):
+                    await self._writer.write(event, data, v2.PROTOCOL)
+
+    async def _finished(self, graph: "Graph") -> Outcome:
+        state = await graph.aget_state(self._thread_config())
+        waits = bool(state.interrupts) or bool(state.next)
+        status = RunStatus.INTERRUPTED if waits else RunStatus.SUCCESS
+        thread = ThreadStatus.INTERRUPTED if waits else ThreadStatus.IDLE
+        return self._with_state(status, thread, state)
+
+    def _thread_config(self) -> RunnableConfig:
+        return RunnableConfig(configurable={"thread_id": self.claimed.lease.thread_id, "checkpoint_ns": ""})
+
+    def _with_state(self, status: RunStatus, thread: ThreadStatus, state: "StateSnapshot") -> Outcome:
+        interrupts = {
+            task.id: [interrupt_as_json(each) for each in task.interrupts] for task in state.tasks if task.interrupts
+        }
+        values = cast("dict[str, Any]", orjson.loads(to_json(state.values)))
+        pending = [each for task in interrupts.values() for each in task]
+        result = {**values, "__interrupt__": plain(pending)} if pending else values
+        return Outcome(
+            status,
+            thread,
+            to_json({"status": status.value, "result": result}),
+            values,
+            plain(interrupts) or None,
+            approval_s=self._services.approval_s(self._run, interrupts),
+        )
+
+    async def _cancelled(self, graph: "Graph | None" = None) -> Outcome:
+        """The end of a run that somebody has cancelled; what it has stored stays or goes."""
+        assert self._cancelling is not None  # noqa: S101 - the callers have seen to it
+        thread_id = self.claimed.lease.thread_id
+        if self._cancelling.action is Cancel.ROLLBACK:
+            await self._services.memory.saver.take_back(thread_id, self.run_id)
+        return await self._at_rest(RunStatus.INTERRUPTED, graph)
+
+    async def _at_rest(
+        self, status: RunStatus, graph: "Graph | None" = None, error: Mapping[str, str] | None = None
+    ) -> Outcome:
+        """An outcome with the state as it was last stored."""
+        if graph is None:
+            assistant = self._services.assistants.find(self._run["assistant_id"])
+            async with assistant.open(self._services.memory, self._config(assistant)) as opened:
+                return await self._at_rest(status, opened, error)
+        state = await graph.aget_state(self._thread_config())
+        thread = ThreadStatus.INTERRUPTED if state.interrupts or state.next else ThreadStatus.IDLE
+        outcome = self._with_state(status, ThreadStatus.ERROR if error else thread, state)
+        result = {"__error__": error} if error else {}
+        final = to_json({"status": status.value, "result": result})
+        return Outcome(
+            status, outcome.thread_status, final, outcome.values, outcome.interrupts, error, outcome.approval_s
+        )
+
+    async def _failed(self, error: Exception) -> Outcome:
+        complaint = complaint_of(error)
+        _log.warning("run failed", run_id=self.run_id, error=type(error).__name__)
+        return await self._complained(RunStatus.ERROR, complaint)
+
+    async def _complained(self, status: RunStatus, complaint: Mapping[str, str]) -> Outcome:
+        """An end that clients hear of as an error."""
+        protocol = 1
+        if self._kwargs.get("protocol") != v2.PROTOCOL:
+            await self._writer.write("error", to_json(complaint), protocol)
+        try:
+            return await self._at_rest(status, error=complaint)
+        except Exception:  # noqa: BLE001 - the graph cannot even be opened: the thread shows what it showed
+            final = to_json({"status": status.value, "result": {"__error__": complaint}})
+            return Outcome(status, ThreadStatus.ERROR, final, error=complaint)
+
+    async def _end(self, outcome: Outcome) -> None:
+        """Write the end, when all before it is written."""
+        if self._kwargs.get("protocol") == v2.PROTOCOL:
+            for event, data in v2.ending(outcome):
+                await self._writer.write(event, data, v2.PROTOCOL)
+        await self._writer.flush()
+        seq = self._writer.seq + 1
+        is_gone = self._cancelling is not None and self._cancelling.action is Cancel.ROLLBACK
+        ended = asyncio.ensure_future(
+            self._services.database.run(
+                queue.finish, self.claimed.lease, outcome, seq, forget=is_gone
+            )
+        )
+        await asyncio.shield(ended)
+        if is_gone:
+            self._services.log.look(self.run_id)
+        else:
+            self._services.log.tell(self.run_id, [StoredEvent(seq, 1, queue.END_EVENT, outcome.final)])
+
+
+class RunStuckError(Exception):
+    """A run has come no further in many attempts."""
+
+
+_NOTHING = object()

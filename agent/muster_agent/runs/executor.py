@@ -1,0 +1,182 @@
+"""The executor: claims runs, runs them, keeps their leases, and takes over from processes that died.
+
+There is one in every process. It is told of new runs in its own process, hears of others' over the bus, and looks by
+itself now and then, so that a message that is lost costs a moment and nothing else.
+"""
+
+import asyncio
+import os
+import socket
+import time
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
+
+from muster_agent.runs import bus, queue
+from muster_agent.runs.execution import Execution
+from muster_agent.runs.records import Cancel
+from muster_observability import logs
+
+if TYPE_CHECKING:
+    from muster_agent.runs.services import Services
+
+LEASE_S = 15.0
+_RENEW_S = LEASE_S / 5
+_LOOK_S = 1.0
+
+_log = logs.get("agent")
+
+
+class Executor:
+    """Runs runs.
+
+    Args:
+        services: What they need.
+        most: Runs at once; further ones wait in the database.
+    """
+
+    def __init__(self, services: "Services", most: int) -> None:
+        self.owner = f"{socket.gethostname()}-{os.getpid()}-{os.urandom(4).hex()}"
+        self._services = services
+        self._most = most
+        self._executions: dict[str, Execution] = {}
+        self._has_news = asyncio.Event()
+        self._is_idle = asyncio.Event()
+        self._renewed_s = time.monotonic()
+
+    def __repr__(self) -> str:
+        return f"<Executor {len(self._executions)} of {self._most} runs>"
+
+    @property
+    def running(self) -> int:
+        """Runs in this process."""
+        return len(self._executions)
+
+    def wake(self) -> None:
+        """There may be something to claim."""
+        self._has_news.set()
+
+    def ended(self, execution: Execution) -> None:
+        """An attempt is over; the thread's next run may start."""
+        self._executions.pop(execution.run_id, None)
+        if not self._executions:
+            self._is_idle.set()
+        self.wake()
+
+    def cancel(self, run_ids: Iterable[str], action: Cancel, *, keeps_input: bool = False) -> None:
+        """Stop those of these runs that are in this process; the others' processes have been told."""
+        for run_id in run_ids:
+            if (execution := self._executions.get(run_id)) is not None:
+                execution.cancel(action, keeps_input=keeps_input)
+
+    def lose(self, run_ids: Iterable[str]) -> None:
+        """Stop those of these runs that are in this process: they and their thread are deleted."""
+        for run_id in run_ids:
+            if (execution := self._executions.get(run_id)) is not None:
+                execution.abandon(is_lost=True)
+
+    async def serve(self) -> None:
+        """Run what is to be run, until cancelled; then leave what is not finished to the next process."""
+        if not self._services.database.is_postgres:
+            # We alone have this database: whoever had the leases is dead.
+            await self._services.database.run(queue.disown)
+        async with asyncio.TaskGroup() as group:
+            for work in (self._services.log.write_forever(), self._renew_forever()):
+                group.create_task(work)
+            group.create_task(bus.listen(self._services.database, self._heard))
+            try:
+                await self._claim_forever(group)
+            finally:
+                await self._leave()
+
+    async def _claim_forever(self, group: asyncio.TaskGroup) -> None:
+        while True:
+            self._has_news.clear()
+            more = await self._claim(group)
+            if not more:
+                await self._news()
+
+    async def _claim(self, group: asyncio.TaskGroup) -> bool:
+        """Start what can be started. Returns whether there may be more."""
+        room = self._most - len(self._executions)
+        if room <= 0:
+            return False
+        try:
+            claimed = await self._services.database.run(
+                queue.claim, self.owner, room, LEASE_S, list(self._executions)
+            )
+        except Exception as error:  # noqa: BLE001 - the database is away; it is asked again
+            _log.error("runs could not be claimed", error=type(error).__name__)  # noqa: TRY400 - texts may quote values
+            await asyncio.sleep(_LOOK_S)
+            return False
+        for each in claimed:
+            execution = Execution(each, self._services)
+            self._executions[execution.run_id] = execution
+            self._is_idle.clear()
+            execution.start(group)
+        return len(claimed) == room
+
+    async def _news(self) -> None:
+        """Wait until there may be something to claim."""
+        wait_s: float | None = _LOOK_S
+        if not self._services.database.is_postgres:
+            wait_s = await self._services.database.run(queue.next_start_s)
+        try:
+            async with asyncio.timeout(wait_s):
+                await self._has_news.wait()
+        except TimeoutError:
+            return
+
+    async def _renew_forever(self) -> None:
+        while True:
+            await asyncio.sleep(_RENEW_S)
+            if self._executions:
+                await self._renew()
+            else:
+                self._renewed_s = time.monotonic()
+
+    async def _renew(self) -> None:
+        executions = dict(self._executions)
+        leases = [execution.claimed.lease for execution in executions.values()]
+        try:
+            async with asyncio.timeout(_RENEW_S):
+                kept, cancelled = await self._services.database.run(queue.renew, self.owner, leases, LEASE_S)
+        except Exception as error:  # noqa: BLE001 - the database is away; it is asked again
+            _log.error("leases could not be renewed", error=type(error).__name__)  # noqa: TRY400 - likewise
+            if time.monotonic() - self._renewed_s < LEASE_S - 2 * _RENEW_S:
+                return
+            kept, cancelled = set[str](), list[str]()  # they run out, and what we run is another's
+        else:
+            self._renewed_s = time.monotonic()
+        for run_id, execution in executions.items():
+            if run_id not in kept and run_id in self._executions:
+                execution.abandon(is_lost=True)
+        await self._obey(cancelled)
+
+    async def _obey(self, run_ids: Sequence[str]) -> None:
+        for run_id in run_ids:
+            row = await self._services.database.run(queue.cancellation, run_id)
+            if row is not None:
+                self.cancel([run_id], row[0], keeps_input=row[1])
+
+    def _heard(self, topic: str) -> None:
+        kind, _, run_id = topic.partition(":")
+        match kind:
+            case "events":
+                self._services.log.look(run_id)
+            case "cancel" if run_id in self._executions:
+                asyncio.get_running_loop().create_task(self._obey([run_id])).add_done_callback(_report)
+            case _:
+                self.wake()
+
+    async def _leave(self) -> None:
+        """Stop every attempt where it is; the next process goes on from its last checkpoint."""
+        for execution in list(self._executions.values()):
+            execution.abandon(is_lost=False)
+        if self._executions:
+            await self._is_idle.wait()
+        await self._services.database.run(queue.disown, self.owner)
+
+
+def _report(task: "asyncio.Task[None]") -> None:
+    if not task.cancelled() and (error := task.exception()) is not None:
+        _log.error("a cancellation was not carried out", error=type(error).__name__)

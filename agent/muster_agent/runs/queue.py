@@ -1,0 +1,433 @@
+"""The transactions by which runs are made, claimed, kept and ended.
+
+Each is a function of a connection (see `muster_storage.Database`), and each leaves these true:
+
+1. A thread has at most one running run: `running_run_id` is set only where it was empty, and `fence` rises with it.
+2. Runs of a thread start in the order in which they were made.
+3. What an owner writes, it writes only while the thread still has its fence.
+4. A run's end is written once, with its last event, in one transaction.
+"""
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Select,
+    and_,
+    case,
+    delete,
+    exists,
+    func,
+    insert,
+    literal,
+    select,
+    update,
+)
+
+from muster_agent.runs.records import (
+    UNFINISHED,
+    Cancel,
+    Claimed,
+    Lease,
+    LeaseLostError,
+    Multitask,
+    NewRun,
+    NewThread,
+    Outcome,
+    RunStatus,
+    ThreadBusyError,
+    ThreadNotFoundError,
+    ThreadStatus,
+)
+from muster_agent.runs.tables import EVENTS, IDEMPOTENCY, RUNS, THREADS
+from muster_agent.runs.thread_rows import BY_HAND, insert_thread, locked_thread
+from muster_storage import now_s
+
+END_EVENT = "end"
+"""The last event of every run; its data is `{"status": ...}`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Submitted:
+    """A run that was made, or found by its idempotency key.
+
+    Attributes:
+        run: Its row.
+        cancelled: Runs in flight that must be told to stop.
+        ended: Runs that waited and have ended now.
+    """
+
+    run: Mapping[str, Any]
+    cancelled: Sequence[str] = ()
+    ended: Sequence[str] = ()
+
+
+def submit(connection: Connection, run: NewRun, if_missing: NewThread | None = None) -> Submitted:
+    """Make a run; what is on its thread already makes way, waits, or keeps it out.
+
+    Args:
+        connection: In a transaction.
+        run: The run.
+        if_missing: The thread to make where there is none.
+
+    Raises:
+        ThreadNotFoundError: The tenant has no such thread.
+        ThreadBusyError: Another run is there, and this one does not wait.
+    """
+    if (known := _by_key(connection, run)) is not None:
+        return Submitted(known)
+    thread = locked_thread(connection, run.tenant, run.thread_id)
+    if thread is None:
+        if if_missing is None:
+            raise ThreadNotFoundError(run.thread_id)
+        insert_thread(connection, if_missing)
+    others = unfinished(connection, run.thread_id)
+    if others and run.multitask is Multitask.REJECT:
+        raise ThreadBusyError(run.thread_id)
+    cancelled, ended = _make_way(connection, run.multitask, others)
+    row = _insert_run(connection, run)
+    metadata = {name: row["metadata"][name] for name in ("graph_id", "assistant_id") if name in row["metadata"]}
+    _touch_thread(connection, run.thread_id, thread, metadata)
+    return Submitted(row, cancelled, ended)
+
+
+def _by_key(connection: Connection, run: NewRun) -> Mapping[str, Any] | None:
+    if run.idempotency_key is None:
+        return None
+    key = and_(IDEMPOTENCY.c.tenant == run.tenant, IDEMPOTENCY.c.key == run.idempotency_key)
+    query = select(RUNS).join(IDEMPOTENCY, IDEMPOTENCY.c.run_id == RUNS.c.run_id).where(key)
+    return connection.execute(query).mappings().first()
+
+
+def _make_way(
+    connection: Connection, multitask: Multitask, others: Sequence[Mapping[str, Any]]
+) -> tuple[list[str], list[str]]:
+    """Cancel the unfinished runs of a thread for a new one. Returns those in flight, and those that are gone."""
+    if multitask is Multitask.ENQUEUE:
+        return [], []
+    cancel = Cancel.ROLLBACK if multitask is Multitask.ROLLBACK else Cancel.INTERRUPT
+    waiting = [run["run_id"] for run in others if run["status"] == RunStatus.PENDING]
+    running = [run["run_id"] for run in others if run["status"] == RunStatus.RUNNING]
+    if cancel is Cancel.ROLLBACK:
+        connection.execute(delete(RUNS).where(RUNS.c.run_id.in_(waiting)))
+        ask_to_stop(connection, running, cancel)
+        return running, waiting
+    # What a person wrote stays in the thread though nothing has answered it: a run that has not begun yet begins,
+    # adds its input, and ends.
+    ask_to_stop(connection, [*waiting, *running], cancel, keeps_input=True)
+    return running, []
+
+
+def ask_to_stop(connection: Connection, run_ids: Sequence[str], cancel: Cancel, *, keeps_input: bool = False) -> None:
+    """Write down that these runs are to stop, for whichever process runs them."""
+    connection.execute(
+        update(RUNS)
+        .where(RUNS.c.run_id.in_(run_ids), RUNS.c.status.in_(UNFINISHED))
+        .values(cancel=cancel.value, keeps_input=keeps_input)
+    )
+
+
+def _insert_run(connection: Connection, run: NewRun) -> Mapping[str, Any]:
+    now = now_s(connection)
+    row = {
+        "run_id": run.run_id,
+        "thread_id": run.thread_id,
+        "tenant": run.tenant,
+        "assistant_id": run.assistant_id,
+        "status": RunStatus.PENDING.value,
+        "metadata": run.metadata,
+        "kwargs": run.kwargs,
+        "multitask_strategy": run.multitask.value,
+        "timeout_s": run.timeout_s,
+        "attempt": 0,
+        "stalls": 0,
+        "keeps_input": False,
+        "events_before": 0,
+        "sealed_key": run.sealed_key,
+        "request_id": run.request_id,
+    }
+    statement = insert(RUNS).values(**row, created_at=now, updated_at=now, not_before=now + run.delay_s)
+    made = connection.execute(statement.returning(RUNS)).mappings().one()
+    if run.idempotency_key is not None:
+        connection.execute(
+            insert(IDEMPOTENCY).values(tenant=run.tenant, key=run.idempotency_key, run_id=run.run_id)
+        )
+    return made
+
+
+def _touch_thread(
+    connection: Connection, thread_id: str, thread: Mapping[str, Any] | None, metadata: Mapping[str, Any]
+) -> None:
+    known = thread["metadata"] if thread is not None else metadata
+    connection.execute(
+        update(THREADS)
+        .where(THREADS.c.thread_id == thread_id)
+        .values(
+            status=ThreadStatus.BUSY.value,
+            updated_at=now_s(connection),
+            metadata={**known, **metadata},
+            approval_due=None,
+        )
+    )
+
+
+def unfinished(connection: Connection, thread_id: str) -> Sequence[Mapping[str, Any]]:
+    """A thread's runs that wait or run, oldest first."""
+    query = select(RUNS.c.run_id, RUNS.c.status).where(
+        RUNS.c.thread_id == thread_id, RUNS.c.status.in_(UNFINISHED)
+    )
+    return connection.execute(query.order_by(RUNS.c.seq)).mappings().all()
+
+
+def claim(connection: Connection, owner: str, most: int, lease_s: float, mine: Collection[str] = ()) -> list[Claimed]:
+    """Take runs whose owner has let its lease run out, and runs that may start; oldest first.
+
+    Args:
+        connection: In a transaction.
+        owner: This process.
+        most: How many at most.
+        lease_s: Seconds that the leases last unless they are renewed.
+        mine: Runs that this process is running: late with its renewals, it must not take over from itself.
+    """
+    now = now_s(connection)
+    by_hand = THREADS.c.running_run_id.startswith(BY_HAND)
+    left = update(THREADS).where(by_hand, THREADS.c.lease_until < now)
+    connection.execute(left.values(running_run_id=None, lease_owner=None, lease_until=None))
+    taken: list[Claimed] = []
+    for query in (_abandoned(now).where(RUNS.c.run_id.not_in(mine)), _ready(now)):
+        found = connection.execute(query.order_by(RUNS.c.seq).limit(most - len(taken))).mappings().all()
+        taken += [_take(connection, run, owner, lease_s) for run in found]
+    return taken
+
+
+def _ready(now: ColumnElement[float]) -> Select[Any]:
+    earlier = RUNS.alias()
+    is_first = ~exists().where(
+        earlier.c.thread_id == RUNS.c.thread_id,
+        earlier.c.status == RunStatus.PENDING.value,
+        earlier.c.seq < RUNS.c.seq,
+        earlier.c.not_before <= now,
+    )
+    return (
+        select(RUNS, THREADS.c.fence, THREADS.c.events_before.label("thread_events"))
+        .join(THREADS, THREADS.c.thread_id == RUNS.c.thread_id)
+        .where(RUNS.c.status == RunStatus.PENDING.value, RUNS.c.not_before <= now, is_first)
+        .where(THREADS.c.running_run_id.is_(None))
+        .with_for_update(of=THREADS, skip_locked=True)
+    )
+
+
+def _abandoned(now: ColumnElement[float]) -> Select[Any]:
+    return (
+        select(RUNS, THREADS.c.fence, THREADS.c.events_before.label("thread_events"))
+        .join(THREADS, THREADS.c.running_run_id == RUNS.c.run_id)
+        .where(THREADS.c.lease_until < now)
+        .with_for_update(of=THREADS, skip_locked=True)
+    )
+
+
+def _take(connection: Connection, run: Mapping[str, Any], owner: str, lease_s: float) -> Claimed:
+    now = now_s(connection)
+    lease = Lease(run["thread_id"], run["run_id"], run["fence"] + 1)
+    connection.execute(
+        update(THREADS)
+        .where(THREADS.c.thread_id == lease.thread_id)
+        .values(
+            running_run_id=lease.run_id,
+            fence=lease.fence,
+            lease_owner=owner,
+            lease_until=now + lease_s,
+            status=ThreadStatus.BUSY.value,
+        )
+    )
+    changed = (
+        update(RUNS)
+        .where(RUNS.c.run_id == lease.run_id)
+        .values(
+            status=RunStatus.RUNNING.value,
+            attempt=RUNS.c.attempt + 1,
+            started_at=func.coalesce(RUNS.c.started_at, now),
+            events_before=run["thread_events"],
+            updated_at=now,
+        )
+        .returning(RUNS, (RUNS.c.started_at + RUNS.c.timeout_s - now).label("left_s"))
+    )
+    row = dict(connection.execute(changed).mappings().one())
+    events = connection.execute(select(func.max(EVENTS.c.seq)).where(EVENTS.c.run_id == lease.run_id)).scalar()
+    return Claimed(lease, row, events or 0, row.pop("left_s"))
+
+
+def next_start_s(connection: Connection) -> float | None:
+    """Seconds until a delayed run may start; None when none waits for its time."""
+    now = now_s(connection)
+    query = select(func.min(RUNS.c.not_before) - now).where(
+        RUNS.c.status == RunStatus.PENDING.value, RUNS.c.not_before > now
+    )
+    return connection.execute(query).scalar()
+
+
+def renew(connection: Connection, owner: str, leases: Sequence[Lease], lease_s: float) -> tuple[set[str], list[str]]:
+    """Keep leases.
+
+    Returns:
+        The runs that are still the owner's, and those of them that are to stop.
+    """
+    fences = {lease.run_id: lease.fence for lease in leases}
+    held = and_(THREADS.c.running_run_id.in_(fences), THREADS.c.lease_owner == owner)
+    connection.execute(update(THREADS).where(held).values(lease_until=now_s(connection) + lease_s))
+    query = select(THREADS.c.running_run_id, THREADS.c.fence, RUNS.c.cancel).join(
+        RUNS, RUNS.c.run_id == THREADS.c.running_run_id
+    )
+    rows = connection.execute(query.where(held)).all()
+    kept = {run_id: cancel for run_id, fence, cancel in rows if fences[run_id] == fence}
+    return set(kept), [run_id for run_id, cancel in kept.items() if cancel is not None]
+
+
+def disown(connection: Connection, owner: str | None = None) -> None:
+    """Let every lease of this owner, or of everybody, run out at once."""
+    leased = THREADS.c.running_run_id.is_not(None)
+    mine = leased if owner is None else and_(leased, THREADS.c.lease_owner == owner)
+    connection.execute(update(THREADS).where(mine).values(lease_until=0.0))
+
+
+def check(connection: Connection, lease: Lease) -> None:
+    """Hold the lease until the transaction ends.
+
+    Raises:
+        LeaseLostError: It is another's.
+    """
+    query = select(THREADS.c.thread_id).where(_is_held(lease)).with_for_update(read=True)
+    if connection.execute(query).first() is None:
+        raise LeaseLostError(lease.run_id)
+
+
+def _is_held(lease: Lease) -> ColumnElement[bool]:
+    return and_(
+        THREADS.c.thread_id == lease.thread_id,
+        THREADS.c.fence == lease.fence,
+        THREADS.c.running_run_id == lease.run_id,
+    )
+
+
+def note_progress(connection: Connection, lease: Lease, checkpoint_id: str | None) -> int:
+    """Write down how far a run has come when an attempt begins.
+
+    Returns:
+        How many attempts, this one included, have begun at that checkpoint.
+    """
+    check(connection, lease)
+    row = connection.execute(select(RUNS.c.progress, RUNS.c.stalls).where(RUNS.c.run_id == lease.run_id)).one()
+    stalls = row.stalls + 1 if row.progress == checkpoint_id else 1
+    connection.execute(
+        update(RUNS).where(RUNS.c.run_id == lease.run_id).values(progress=checkpoint_id, stalls=stalls)
+    )
+    return stalls
+
+
+def finish(connection: Connection, lease: Lease, outcome: Outcome, seq: int, *, forget: bool = False) -> None:
+    """End a run.
+
+    Args:
+        connection: In a transaction.
+        lease: The run's.
+        outcome: How it ended.
+        seq: The number of its last event.
+        forget: Whether the run is deleted: it was rolled back.
+
+    Raises:
+        LeaseLostError: Another process runs it.
+    """
+    now = now_s(connection)
+    shown: dict[str, Any] = {} if outcome.values is None else {"values": outcome.values, "state_updated_at": now}
+    released = (
+        update(THREADS)
+        .where(_is_held(lease))
+        .values(
+            running_run_id=None,
+            lease_owner=None,
+            lease_until=None,
+            updated_at=now,
+            status=_status_after(lease, outcome.thread_status),
+            interrupts=outcome.interrupts,
+            error=outcome.error,
+            events_before=THREADS.c.events_before + seq,
+            approval_due=None if outcome.approval_s is None else now + outcome.approval_s,
+            **shown,
+        )
+    )
+    if not connection.execute(released).rowcount:
+        raise LeaseLostError(lease.run_id)
+    if forget:
+        connection.execute(delete(RUNS).where(RUNS.c.run_id == lease.run_id))
+        return
+    _end(connection, lease.run_id, outcome, seq)
+
+
+def _status_after(lease: Lease, status: ThreadStatus) -> ColumnElement[str]:
+    waiting = exists().where(RUNS.c.thread_id == lease.thread_id, RUNS.c.status == RunStatus.PENDING.value)
+    return case((waiting, literal(ThreadStatus.BUSY.value)), else_=literal(status.value))
+
+
+def _end(connection: Connection, run_id: str, outcome: Outcome, seq: int) -> None:
+    changed: dict[str, Any] = {"status": outcome.status.value, "error": outcome.error}
+    if outcome.approval_s is None:  # else a denial in the caller's name may need its key
+        changed["sealed_key"] = None
+    connection.execute(update(RUNS).where(RUNS.c.run_id == run_id).values(**changed, updated_at=now_s(connection)))
+    last = {"run_id": run_id, "seq": seq, "protocol": 1, "event": END_EVENT, "data": outcome.final}
+    connection.execute(insert(EVENTS).values(**last))
+
+
+def release(connection: Connection, lease: Lease) -> None:
+    """Give a run back unfinished: the next process that looks resumes it."""
+    connection.execute(update(THREADS).where(_is_held(lease)).values(lease_until=0.0))
+
+
+@dataclass(frozen=True, slots=True)
+class Stopped:
+    """What a cancellation found.
+
+    Attributes:
+        running: Runs in flight: they have been asked to stop.
+        ended: Runs that waited; they have ended.
+    """
+
+    running: Sequence[str]
+    ended: Sequence[str]
+
+
+def cancel(connection: Connection, which: ColumnElement[bool], action: Cancel) -> Stopped:
+    """Cancel unfinished runs: those that wait end at once, those in flight are asked to."""
+    query = select(RUNS.c.run_id, RUNS.c.status, RUNS.c.thread_id).where(which, RUNS.c.status.in_(UNFINISHED))
+    found = connection.execute(query.order_by(RUNS.c.seq).with_for_update()).all()
+    running = [run.run_id for run in found if run.status == RunStatus.RUNNING]
+    ask_to_stop(connection, running, action)
+    waiting = [run for run in found if run.status == RunStatus.PENDING]
+    for run in waiting:
+        if action is Cancel.ROLLBACK:
+            connection.execute(delete(RUNS).where(RUNS.c.run_id == run.run_id))
+        else:
+            final = orjson.dumps({"status": RunStatus.INTERRUPTED.value})
+            _end(connection, run.run_id, Outcome(RunStatus.INTERRUPTED, ThreadStatus.IDLE, final), 1)
+    _settle(connection, {run.thread_id for run in waiting})
+    return Stopped(running, [run.run_id for run in waiting])
+
+
+def _settle(connection: Connection, thread_ids: set[str]) -> None:
+    """Threads on which nothing waits or runs any more are no longer busy."""
+    for thread_id in thread_ids:
+        if unfinished(connection, thread_id):
+            continue
+        thread = and_(THREADS.c.thread_id == thread_id, THREADS.c.status == ThreadStatus.BUSY.value)
+        waits = connection.execute(select(THREADS.c.interrupts).where(thread)).scalar()
+        status = ThreadStatus.INTERRUPTED if waits else ThreadStatus.IDLE
+        connection.execute(update(THREADS).where(thread).values(status=status.value))
+
+
+def cancellation(connection: Connection, run_id: str) -> tuple[Cancel, bool] | None:
+    """What a running run has been asked to do, and whether its input is kept."""
+    row = connection.execute(select(RUNS.c.cancel, RUNS.c.keeps_input).where(RUNS.c.run_id == run_id)).first()
+    return None if row is None or row.cancel is None else (Cancel(row.cancel), bool(row.keeps_input))

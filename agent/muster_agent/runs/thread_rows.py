@@ -1,0 +1,208 @@
+"""The transactions on threads that need no run: making, reading, finding, changing and deleting them."""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import orjson
+from sqlalchemy import ColumnElement, Connection, Select, and_, cast, delete, func, insert, literal, select, update
+from sqlalchemy.dialects.postgresql import JSONB
+
+from muster_agent.runs.records import UNFINISHED, NewThread, ThreadBusyError, ThreadNotFoundError, ThreadStatus
+from muster_agent.runs.tables import RUNS, THREADS
+from muster_storage import now_s
+
+SORTABLE = ("thread_id", "status", "created_at", "updated_at", "state_updated_at")
+
+BY_HAND = "by-hand:"
+
+# Keys of a filter become part of a JSON path; these need no quoting in it.
+_KEY = re.compile(r"[A-Za-z0-9_.:/@-]{1,128}")
+
+
+class FilterError(Exception):
+    """A filter has a key that cannot be searched for."""
+
+
+@dataclass(frozen=True, slots=True)
+class ThreadQuery:
+    """Which threads are meant.
+
+    Attributes:
+        metadata: What their metadata must contain.
+        values: What their state's values must contain.
+        status: Their status.
+        ids: Their identifiers.
+    """
+
+    metadata: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    values: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    status: str | None = None
+    ids: Sequence[str] | None = None
+
+
+def insert_thread(connection: Connection, thread: NewThread) -> Mapping[str, Any]:
+    """Make a thread."""
+    now = now_s(connection)
+    row = {
+        "thread_id": thread.thread_id,
+        "tenant": thread.tenant,
+        "metadata": thread.metadata,
+        "config": {},
+        "status": ThreadStatus.IDLE.value,
+        "is_temporary": thread.is_temporary,
+        "fence": 0,
+        "events_before": 0,
+    }
+    made = insert(THREADS).values(**row, created_at=now, updated_at=now, state_updated_at=now)
+    return connection.execute(made.returning(THREADS)).mappings().one()
+
+
+def _is(tenant: str, thread_id: str) -> ColumnElement[bool]:
+    return and_(THREADS.c.thread_id == thread_id, THREADS.c.tenant == tenant)
+
+
+def thread(connection: Connection, tenant: str, thread_id: str) -> Mapping[str, Any] | None:
+    """A tenant's thread."""
+    return connection.execute(select(THREADS).where(_is(tenant, thread_id))).mappings().first()
+
+
+def locked_thread(connection: Connection, tenant: str, thread_id: str) -> Mapping[str, Any] | None:
+    """A tenant's thread, which nobody else changes until the transaction ends."""
+    query = select(THREADS).where(_is(tenant, thread_id)).with_for_update()
+    return connection.execute(query).mappings().first()
+
+
+def is_taken(connection: Connection, thread_id: str) -> bool:
+    """Whether any tenant has a thread of this identifier."""
+    return connection.execute(select(THREADS.c.thread_id).where(THREADS.c.thread_id == thread_id)).first() is not None
+
+
+def search(
+    connection: Connection, tenant: str, query: ThreadQuery, sort: tuple[str, bool], page: tuple[int, int]
+) -> Sequence[Mapping[str, Any]]:
+    """A page of the tenant's threads.
+
+    Args:
+        connection: In a transaction.
+        tenant: Whose.
+        query: Which.
+        sort: A name of `SORTABLE`, and whether it falls.
+        page: How many at most, and how many to leave out before them.
+
+    Raises:
+        FilterError: A key of the filters cannot be searched for.
+    """
+    name, falls = sort
+    column = THREADS.c[name]
+    order = (column.desc() if falls else column.asc(), THREADS.c.thread_id)
+    found = _matching(connection, select(THREADS), tenant, query).order_by(*order).limit(page[0]).offset(page[1])
+    return connection.execute(found).mappings().all()
+
+
+def count(connection: Connection, tenant: str, query: ThreadQuery) -> int:
+    """How many of the tenant's threads match.
+
+    Raises:
+        FilterError: A key of the filters cannot be searched for.
+    """
+    return connection.execute(_matching(connection, select(func.count()), tenant, query)).scalar_one()
+
+
+def _matching(connection: Connection, rows: Select[Any], tenant: str, query: ThreadQuery) -> Select[Any]:
+    found = rows.select_from(THREADS).where(THREADS.c.tenant == tenant, THREADS.c.is_temporary.is_(False))
+    for column, wanted in ((THREADS.c.metadata, query.metadata), (THREADS.c["values"], query.values)):
+        for condition in _contains(connection, column, wanted):
+            found = found.where(condition)
+    if query.status is not None:
+        found = found.where(THREADS.c.status == query.status)
+    return found if query.ids is None else found.where(THREADS.c.thread_id.in_(query.ids))
+
+
+def _contains(
+    connection: Connection, column: ColumnElement[Any], wanted: Mapping[str, Any]
+) -> list[ColumnElement[bool]]:
+    """That a JSON column has these entries; values that are objects or lists must be equal as a whole on SQLite."""
+    for key in wanted:
+        if not _KEY.fullmatch(key):
+            raise FilterError(key)
+    if connection.dialect.name == "postgresql":
+        return [cast(column, JSONB).contains(dict(wanted))] if wanted else []
+    return [_equals(column, key, value) for key, value in wanted.items()]
+
+
+def _equals(column: ColumnElement[Any], key: str, value: object) -> ColumnElement[bool]:
+    found = func.json_extract(column, f'$."{key}"')
+    match value:
+        case None:
+            return func.json_type(column, f'$."{key}"') == "null"
+        case str() | int() | float():
+            return found == literal(value)
+        case _:
+            return found == func.json(orjson.dumps(value).decode())
+
+
+def patch(connection: Connection, tenant: str, thread_id: str, metadata: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """Add to a thread's metadata. Returns the thread, or None if there is none."""
+    known = locked_thread(connection, tenant, thread_id)
+    if known is None:
+        return None
+    changed = update(THREADS).where(_is(tenant, thread_id))
+    values = {"metadata": {**known["metadata"], **metadata}, "updated_at": now_s(connection)}
+    return connection.execute(changed.values(**values).returning(THREADS)).mappings().one()
+
+
+def remove(connection: Connection, tenant: str, thread_id: str) -> Sequence[str] | None:
+    """Delete a thread with everything on it. Returns the runs that were in flight, or None if there is none."""
+    if locked_thread(connection, tenant, thread_id) is None:
+        return None
+    running = select(RUNS.c.run_id).where(RUNS.c.thread_id == thread_id, RUNS.c.status.in_(UNFINISHED))
+    in_flight = connection.execute(running).scalars().all()
+    connection.execute(delete(THREADS).where(_is(tenant, thread_id)))
+    return in_flight
+
+
+def show_state(
+    connection: Connection, tenant: str, thread_id: str, values: object, interrupts: object, status: ThreadStatus
+) -> None:
+    """Make lists show a state that was written by hand."""
+    now = now_s(connection)
+    shown = {"values": values, "interrupts": interrupts or None, "status": status.value, "error": None}
+    connection.execute(
+        update(THREADS).where(_is(tenant, thread_id)).values(**shown, updated_at=now, state_updated_at=now)
+    )
+
+
+def by_hand(owner: str) -> str:
+    """What stands in place of a run on a thread whose state is being written by hand."""
+    return BY_HAND + owner
+
+
+def hold(connection: Connection, tenant: str, thread_id: str, owner: str, hold_s: float) -> int:
+    """Keep runs off a thread while its state is written by hand. Returns the fence, to be given to `let_go`.
+
+    Raises:
+        ThreadBusyError: A run waits or is there.
+        ThreadNotFoundError: There is no such thread.
+    """
+    known = locked_thread(connection, tenant, thread_id)
+    if known is None:
+        raise ThreadNotFoundError(thread_id)
+    held = known["running_run_id"] is not None
+    busy = select(RUNS.c.run_id).where(RUNS.c.thread_id == thread_id, RUNS.c.status.in_(UNFINISHED))
+    if held or connection.execute(busy.limit(1)).first() is not None:
+        raise ThreadBusyError(thread_id)
+    fence = int(known["fence"]) + 1
+    until = now_s(connection) + hold_s
+    lease = {"running_run_id": by_hand(owner), "fence": fence, "lease_owner": owner, "lease_until": until}
+    connection.execute(update(THREADS).where(_is(tenant, thread_id)).values(**lease))
+    return fence
+
+
+def let_go(connection: Connection, thread_id: str, fence: int) -> None:
+    """Let runs onto a thread again."""
+    held = and_(THREADS.c.thread_id == thread_id, THREADS.c.fence == fence)
+    connection.execute(
+        update(THREADS).where(held).values(running_run_id=None, lease_owner=None, lease_until=None)
+    )

@@ -1,0 +1,1 @@
+"""What a run says while it goes, in LangGraph's two protocols."""

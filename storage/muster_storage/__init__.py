@@ -1,0 +1,13 @@
+"""Where Muster keeps what must outlive a process: SQLite for one process, PostgreSQL for several.
+
+The same SQL runs on both, written with SQLAlchemy's Core; Alembic brings a database to the version that the code
+expects. Why these: docs/decisions/0006-storage.md.
+"""
+
+from muster_storage.database import Database, now_s
+from muster_storage.errors import DatabaseInUseError, StorageError
+from muster_storage.json_column import Json
+from muster_storage.migrations import Schema
+from muster_storage.opening import open_database
+
+__all__ = ["Database", "DatabaseInUseError", "Json", "Schema", "StorageError", "now_s", "open_database"]
