@@ -1,7 +1,8 @@
 """The agent service as an ASGI application."""
 
 from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
 from http import HTTPStatus
 
 from fastapi import FastAPI
@@ -25,27 +26,49 @@ from muster_agent.runs.records import ThreadBusyError, ThreadExistsError, Thread
 from muster_agent.runs.thread_rows import FilterError
 from muster_agent.service import open_service
 from muster_agent.settings import AgentSettings
+from muster_agent.tools.complaints import ToolkitError
 from muster_observability.metrics import MetricsEndpoint, new_registry
 from muster_observability.request_ids import REQUEST_ID, RequestIds, request_id_of
+from muster_storage import StorageError
 
 _CLIENT_LEFT = 499  # nobody reads it; it is what the log shows
 _BUSY = "Thread is already running a task. Wait for it to finish or choose a different multitask strategy."
 
 
-def create_app(settings: AgentSettings, agents: AgentsFile | None = None) -> FastAPI:
+@dataclass(slots=True)
+class Opening:
+    """How the start went: what could not be opened is the operator's to mend, and needs no trace.
+
+    Attributes:
+        problem: What is wrong and what to do; None if nothing is.
+    """
+
+    problem: str | None = None
+
+
+def create_app(
+    settings: AgentSettings, agents: AgentsFile | None = None, opening: Opening | None = None
+) -> FastAPI:
     """Make the application; it asks nothing of the proxy until the first request.
 
     Args:
         settings: The service's settings.
         agents: Its agents; None for the one that there is without a file.
+        opening: Told what could not be opened when it starts.
     """
+    opening = opening or Opening()
     registry = new_registry()
     measures = Measures(registry)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncGenerator[None]:
-        async with open_service(settings, agents or default_agents(), measures) as service:
-            app.state.service = service
+        async with AsyncExitStack() as opened:
+            try:
+                service = open_service(settings, agents or default_agents(), measures)
+                app.state.service = await opened.enter_async_context(service)
+            except (StorageError, ToolkitError) as error:
+                opening.problem = str(error)
+                raise
             yield
 
     app = FastAPI(

@@ -29,9 +29,24 @@ def agent(
             help="Model to think with. (MUSTER_AGENT_MODEL; default: the first that the proxy lists)"
         ),
     ] = None,
+    agents: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE",
+            help="The agents, as YAML. (MUSTER_AGENT_AGENTS_FILE; default: one with a calculator and a clock)",
+        ),
+    ] = None,
+    database: Annotated[
+        str | None,
+        typer.Option(
+            metavar="URL",
+            help="Where threads and runs are kept: sqlite:///FILE or postgresql://... (MUSTER_AGENT_DATABASE_URL; "
+            "default: agent.db in MUSTER_STATE_DIR)",
+        ),
+    ] = None,
 ) -> None:
-    """Run the agent service: an assistant with tools, spoken to as the OpenAI model `muster-agent`."""
-    options = {"proxy": proxy, "port": port, "model": model}
+    """Run the agent service: LangGraph agents for LangGraph's clients, and OpenAI models for everybody else's."""
+    options = {"proxy": proxy, "port": port, "model": model, "agents_file": agents, "database_url": database}
     raise typer.Exit(_serve({name: value for name, value in options.items() if value is not None}))
 
 
@@ -53,9 +68,20 @@ def _serve(options: dict[str, str | int]) -> int:
         _complain(str(error))
         return server.ExitCode.UNAVAILABLE
 
-    from muster_agent.app import create_app  # noqa: PLC0415 - likewise
+    from muster_agent.agents.declarations import AgentsFileError, default_agents, load_agents  # noqa: PLC0415 - likewise
+    from muster_agent.app import Opening, create_app  # noqa: PLC0415 - likewise
 
-    return server.serve(create_app(settings), listener, part="agent", drain_s=settings.drain_s)
+    try:
+        agents = default_agents() if settings.agents_file is None else load_agents(settings.agents_file)
+    except AgentsFileError as error:
+        _complain(str(error))
+        return server.ExitCode.CONFIG
+    opening = Opening()
+    code = server.serve(create_app(settings, agents, opening), listener, part="agent", drain_s=settings.drain_s)
+    if opening.problem is not None:
+        _complain(opening.problem)
+        return server.ExitCode.CONFIG
+    return code
 
 
 def _complain(text: str) -> None:

@@ -1,7 +1,7 @@
 """The ways to the proxy."""
 
 from dataclasses import dataclass
-from typing import cast
+from typing import Any, cast
 
 import httpx2
 import openai
@@ -12,6 +12,21 @@ from muster_agent.identity import add_identity
 from muster_agent.settings import AgentSettings
 
 _CONNECT_TIMEOUT_S = 5.0
+
+
+class ProxyModel(ChatOpenAI):
+    """`ChatOpenAI` without the SDK's rewriting of messages and tools.
+
+    The SDK walks through a request and rewrites what its types say is spelt otherwise on the wire. Nothing in messages
+    and tools is, and the walk takes longer than all the rest of a call: 3 ms for a dozen messages. What is put into
+    `extra_body` goes out as it is.
+    """
+
+    def _get_request_payload(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        payload = super()._get_request_payload(*args, **kwargs)
+        plain = {name: payload[name] for name in ("messages", "tools") if name in payload}
+        payload.pop("tools", None)
+        return {**payload, "messages": [], "extra_body": {**(payload.get("extra_body") or {}), **plain}}
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +64,7 @@ def connect(settings: AgentSettings) -> ProxyClients:
         event_hooks={"request": [add_identity]}, limits=limits, timeout=timeout, trust_env=False
     )
     plain = httpx2.AsyncClient(limits=limits, timeout=timeout, trust_env=False)
-    model = ChatOpenAI(
+    model = ProxyModel(
         model=settings.model or "unnamed",  # each call carries the name that ModelName has found
         base_url=f"{settings.proxy}/v1",
         api_key=settings.api_key,

@@ -6,7 +6,7 @@ it was asked and which calls were broken off. `scripted_agent` runs the real app
 
 import asyncio
 import json
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -122,17 +122,18 @@ class ScriptedModel:
     """An OpenAI-compatible server that plays a script.
 
     Args:
-        script: The replies, in the order of the calls. A call beyond the script is answered 500, and
-            `overran` tells.
+        script: The replies, in the order of the calls; a call beyond the script is answered 500, and `overran` tells.
+            Or a function that makes a reply of a call, for scripts in which the order is not known.
     """
 
-    def __init__(self, script: Sequence[Reply]) -> None:
+    def __init__(self, script: Sequence[Reply] | Callable[["ModelCall"], Reply]) -> None:
         self.calls: list[ModelCall] = []
         self.listings = 0
         self.models = [MODEL]
         self.keys: dict[str, str] = {}
         self.overran = False
-        self._script = iter(script)
+        self._improvise = script if callable(script) else None
+        self._script = iter(() if callable(script) else script)
         self._received = asyncio.Semaphore(0)
         self._aborted = asyncio.Semaphore(0)
 
@@ -163,7 +164,7 @@ class ScriptedModel:
         self.calls.append(call)
         self._received.release()
         answer = _Answer(send, is_streamed=bool(call.body.get("stream")))
-        if not await until_disconnect(receive, partial(answer.play, self._next())):
+        if not await until_disconnect(receive, partial(answer.play, self._next(call))):
             self._aborted.release()
 
     async def _tell_key(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -175,7 +176,9 @@ class ScriptedModel:
         told = {"object": "muster.key", "tenant": self.keys.get(key, ""), "name": None, "class": "interactive"}
         await JSONResponse(told)(scope, receive, send)
 
-    def _next(self) -> Reply:
+    def _next(self, call: "ModelCall") -> Reply:
+        if self._improvise is not None:
+            return self._improvise(call)
         reply = next(self._script, None)
         if reply is None:
             self.overran = True

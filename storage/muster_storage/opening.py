@@ -8,7 +8,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import IO, Any
 
-from sqlalchemy import URL, Engine, create_engine, event, make_url
+from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, OperationalError
 from sqlalchemy.pool import StaticPool
 
@@ -68,7 +68,7 @@ def _sqlite(url: URL, opened: ExitStack) -> Engine:
         url, poolclass=StaticPool, connect_args={"check_same_thread": False, "isolation_level": None}
     )
     event.listen(engine, "connect", _prepare)
-    event.listen(engine, "begin", lambda connection: connection.exec_driver_sql("BEGIN IMMEDIATE"))
+    event.listen(engine, "begin", _begin)
     return engine
 
 
@@ -103,6 +103,11 @@ def _prepare(connection: sqlite3.Connection, _record: Any) -> None:  # noqa: ANN
         f"busy_timeout={_BUSY_TIMEOUT_MS}",
     ):
         connection.execute(f"PRAGMA {pragma}").close()
+
+
+def _begin(connection: Connection) -> None:
+    # Straight to the driver: SQLAlchemy's own way to run a statement costs more than this one does.
+    connection.connection.cursor().execute("BEGIN IMMEDIATE")
 
 
 def _postgres(url: URL) -> Engine:

@@ -127,10 +127,11 @@ def build(
         AtMostOnce(parts.database),
     ]
     if (summaries := declaration.summaries) is not None:
-        middleware.append(
+        middleware.insert(
+            0,
             LongConversations(
                 parts.model, model_name, summaries.share, summaries.context_tokens, summaries.keep_messages
-            )
+            ),
         )
     if asks:
         middleware.append(HumanInTheLoopMiddleware(interrupt_on=cast("Any", asks)))

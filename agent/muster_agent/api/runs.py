@@ -1,6 +1,6 @@
 """Runs: on threads, and by themselves."""
 
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, Sequence
 from typing import Any
 
 from fastapi import FastAPI
@@ -27,6 +27,7 @@ from muster_agent.api.requests import (
 from muster_agent.api.run_body import RunBody
 from muster_agent.api.shapes import run_as_json
 from muster_agent.callers import Caller
+from muster_agent.runs.events import StoredEvent
 from muster_agent.runs.front import NoRunError, Order, Row, of_ids, of_status
 from muster_agent.runs.records import Cancel
 from muster_agent.service import Service
@@ -77,19 +78,20 @@ async def _create(request: Request) -> Response:
 
 async def _stream(request: Request) -> Response:
     body = await read(request, RunBody)
-    run = await _submitted(request, body)
+    run, events = await service_of(request).runs.submit_and_follow(await _order(request, body))
     is_stateless = "thread_id" not in request.path_params
     where = f"/runs/{run['run_id']}" if is_stateless else _location(run)
     headers = {"location": f"{where}/stream", "content-location": where}
-    listening = _listening(request, run, 0, has_ids=body.stream_resumable, left=_when_left(request, run, body))
+    left = _when_left(request, run, body)
+    listening = _listening(request, events, has_ids=body.stream_resumable, left=left)
     return EventStream(listening, headers)
 
 
 async def _wait(request: Request) -> Response:
     body = await read(request, RunBody)
-    run = await _submitted(request, body)
+    run, events = await service_of(request).runs.submit_and_follow(await _order(request, body))
     headers = {"location": f"{_location(run)}/join", "content-location": _location(run)}
-    listening = _listening(request, run, 0, has_ids=False, left=_when_left(request, run, body))
+    listening = _listening(request, events, has_ids=False, left=_when_left(request, run, body))
     return FinalResult(listening, headers)
 
 
@@ -102,6 +104,11 @@ async def _batch(request: Request) -> Response:
 
 async def _submitted(request: Request, body: RunBody) -> Row:
     """Make the run that a request asks for."""
+    return await service_of(request).runs.submit(await _order(request, body))
+
+
+async def _order(request: Request, body: RunBody) -> Order:
+    """What a request asks to be run."""
     service, caller = service_of(request), await caller_of(request)
     thread_id = path_id(request, "thread_id", "thread") if "thread_id" in request.path_params else None
     order = Order(
@@ -118,7 +125,7 @@ async def _submitted(request: Request, body: RunBody) -> Row:
         idempotency_key=request.headers.get("idempotency-key"),
     )
     await check_checkpoint(service, thread_id, body.started_at)
-    return await service.runs.submit(order)
+    return order
 
 
 def assistant_of(service: Service, name: str) -> Assistant:
@@ -171,14 +178,13 @@ def _when_left(request: Request, run: Row, body: RunBody) -> Left | None:
 
 
 def _listening(
-    request: Request, run: Row, after: int, *, has_ids: bool, left: Left | None = None,
+    request: Request, events: AsyncGenerator[StoredEvent], *, has_ids: bool, left: Left | None = None,
     modes: frozenset[str] | None = None,
 ) -> Listening:
-    service = service_of(request)
     return Listening(
-        events=service.runs.events(run["run_id"], after),
+        events=events,
         has_ids=has_ids,
-        keep_alive_s=service.settings.keep_alive_s,
+        keep_alive_s=service_of(request).settings.keep_alive_s,
         modes=modes,
         left=left,
     )
@@ -215,8 +221,9 @@ async def _delete(request: Request) -> Response:
 async def _join(request: Request) -> Response:
     caller, run = await _known(request)
     headers = {"location": f"{_location(run)}/join", "content-location": _location(run)}
-    newest = await service_of(request).runs.newest(run["run_id"])
-    return FinalResult(_listening(request, run, newest, has_ids=False, left=_asked(request, caller, run)), headers)
+    runs = service_of(request).runs
+    events = runs.events(run["run_id"], await runs.newest(run["run_id"]))
+    return FinalResult(_listening(request, events, has_ids=False, left=_asked(request, caller, run)), headers)
 
 
 async def _join_stream(request: Request) -> Response:
@@ -230,7 +237,8 @@ async def _join_stream(request: Request) -> Response:
         after = 0 if is_over else await service_of(request).runs.newest(run["run_id"])
     has_ids = bool(run["kwargs"].get("stream_resumable"))
     left = _asked(request, caller, run)
-    return EventStream(_listening(request, run, after, has_ids=has_ids, left=left, modes=modes), headers)
+    events = service_of(request).runs.events(run["run_id"], after)
+    return EventStream(_listening(request, events, has_ids=has_ids, left=left, modes=modes), headers)
 
 
 def _asked(request: Request, caller: Caller, run: Row) -> Left | None:

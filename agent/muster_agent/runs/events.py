@@ -2,29 +2,33 @@
 
 Every event has a number in its run, from 1 without gaps, and is delivered only once it is stored. So a client that
 comes back with the number of the last event it has seen gets exactly the rest, from this process or another, whatever
-died in between.
+died in between. A run whose client does not want to come back (`stream_resumable` is false), in a database that no other
+process reads, is heard only while it goes: of its events the last one is stored.
 
-Writing is one transaction at a time for all runs: while one is being committed the next ones gather, so that many runs
-share a transaction when the machine is busy and none waits when it is not.
+Writing is one transaction at a time for all runs: while one is being committed the next ones gather, and for 5 ms before
+it, so that many runs share one.
 """
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncGenerator, Iterable, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import Connection, insert, select, tuple_
+from sqlalchemy import Connection, insert, select, text
 
+from muster_agent.runs import bus
 from muster_agent.runs.queue import END_EVENT
 from muster_agent.runs.records import Lease, LeaseLostError, RunStatus
-from muster_agent.runs.tables import EVENTS, RUNS, THREADS
+from muster_agent.runs.tables import EVENTS, RUNS
 
 if TYPE_CHECKING:
     from muster_storage import Database
 
 _PAGE = 500
 _MOST_BUFFERED = 2_000
+# Models write a token every 10 to 50 ms. A transaction costs half a millisecond of CPU time whatever is in it.
+_GATHER_S = 0.005
 _FINISHED = frozenset({RunStatus.SUCCESS, RunStatus.ERROR, RunStatus.TIMEOUT, RunStatus.INTERRUPTED})
 
 
@@ -53,7 +57,7 @@ class StoredEvent:
 @dataclass(slots=True)
 class _Entry:
     lease: Lease
-    events: list[StoredEvent]
+    event: StoredEvent
     stored: asyncio.Future[None]
 
 
@@ -64,10 +68,12 @@ class Writer:
         log: The log.
         lease: The run's lease.
         seq: The number of the newest event that is there already.
+        is_stored: Whether events are stored. Where they are not, those who listen now hear them, and nobody later.
     """
 
-    def __init__(self, log: "EventLog", lease: Lease, seq: int) -> None:
+    def __init__(self, log: "EventLog", lease: Lease, seq: int, *, is_stored: bool) -> None:
         self._log = log
+        self._is_stored = is_stored
         self.lease = lease
         self.seq = seq
         self._unstored: deque[asyncio.Future[None]] = deque()
@@ -79,6 +85,9 @@ class Writer:
             LeaseLostError: The run is another process's.
         """
         self.seq += 1
+        if not self._is_stored:
+            self._log.tell(self.lease.run_id, [StoredEvent(self.seq, protocol, event, data)])
+            return
         self._unstored.append(self._log.put(self.lease, StoredEvent(self.seq, protocol, event, data)))
         while self._unstored and (self._unstored[0].done() or len(self._unstored) > _MOST_BUFFERED // 4):
             await self._unstored.popleft()
@@ -103,7 +112,7 @@ class _Follower:
 
     def tell(self, events: Iterable[StoredEvent]) -> None:
         self.events.extend(events)
-        if len(self.events) > _MOST_BUFFERED:  # he is slow; the log keeps it for him
+        if len(self.events) > _MOST_BUFFERED:  # he is slow; the log keeps for him what it keeps at all
             self.events.clear()
             self.must_look = True
         self.arrived.set()
@@ -132,7 +141,7 @@ class EventLog:
     def put(self, lease: Lease, event: StoredEvent) -> "asyncio.Future[None]":
         """Have an event written; the future is done when it is stored, or has `LeaseLostError`."""
         stored = asyncio.get_running_loop().create_future()
-        self._waiting.append(_Entry(lease, [event], stored))
+        self._waiting.append(_Entry(lease, event, stored))
         self._has_some.set()
         return stored
 
@@ -141,6 +150,7 @@ class EventLog:
         try:
             while True:
                 await self._has_some.wait()
+                await asyncio.sleep(_GATHER_S)
                 self._has_some.clear()
                 await self._write_batch()
         finally:
@@ -161,7 +171,7 @@ class EventLog:
                 _settle(entry.stored, LeaseLostError(entry.lease.run_id))
             else:
                 _settle(entry.stored, None)
-                told.setdefault(entry.lease.run_id, []).extend(entry.events)
+                told.setdefault(entry.lease.run_id, []).append(entry.event)
         for run_id, events in told.items():
             self.tell(run_id, events)
 
@@ -179,17 +189,15 @@ class EventLog:
         """Whether anybody listens to a run in this process."""
         return run_id in self._followers
 
-    async def follow(self, run_id: str, after: int = 0) -> AsyncGenerator[StoredEvent]:
-        """Every event of a run behind number `after`, those to come included; ends with the run."""
+    def follow(self, run_id: str, after: int = 0) -> AsyncGenerator[StoredEvent]:
+        """Every event of a run behind number `after`, those to come included; ends with the run.
+
+        It listens from this call on, so nothing is missed of a run that is made after it. Whoever does not iterate to the
+        end must close it.
+        """
         follower = _Follower(must_look=True)
         self._followers.setdefault(run_id, set()).add(follower)
-        try:
-            async for event in self._heard(run_id, follower, after):
-                yield event
-                if event.is_last:
-                    return
-        finally:
-            self._forget(run_id, follower)
+        return _Following(self._heard(run_id, follower, after), lambda: self._forget(run_id, follower))
 
     async def _heard(self, run_id: str, follower: _Follower, seq: int) -> AsyncGenerator[StoredEvent]:
         while True:
@@ -200,6 +208,8 @@ class EventLog:
                 for event in events:
                     yield event
                     seq = event.seq
+                    if event.is_last:
+                        return
                 if is_over and len(events) < _PAGE:
                     return
             while follower.events:
@@ -207,15 +217,43 @@ class EventLog:
                 if event.seq > seq:
                     yield event
                     seq = event.seq
+                    if event.is_last:
+                        return
             if not follower.must_look:
                 await follower.arrived.wait()
                 follower.arrived.clear()
 
     def _forget(self, run_id: str, follower: _Follower) -> None:
-        followers = self._followers[run_id]
+        followers = self._followers.get(run_id, set())
         followers.discard(follower)
         if not followers:
-            del self._followers[run_id]
+            self._followers.pop(run_id, None)
+
+
+class _Following(AsyncGenerator[StoredEvent]):
+    """A generator that tells when it is closed, also one that was never started."""
+
+    def __init__(self, inner: AsyncGenerator[StoredEvent], closed: Callable[[], None]) -> None:
+        self._inner = inner
+        self._closed = closed
+
+    async def asend(self, value: None) -> StoredEvent:
+        """The next event."""
+        try:
+            return await self._inner.asend(value)
+        except BaseException:
+            self._closed()
+            raise
+
+    async def athrow(self, *error: Any) -> StoredEvent:
+        """Raise in the generator."""
+        self._closed()
+        return await self._inner.athrow(*error)
+
+    async def aclose(self) -> None:
+        """Stop listening."""
+        self._closed()
+        await self._inner.aclose()
 
 
 def _settle(stored: "asyncio.Future[None]", error: Exception | None) -> None:
@@ -228,28 +266,40 @@ def _settle(stored: "asyncio.Future[None]", error: Exception | None) -> None:
     stored.exception()  # a run that was cancelled does not ask any more, which is no fault
 
 
+_INSERT = insert(EVENTS)
+_FENCES = text(
+    "SELECT running_run_id, fence FROM agent_threads WHERE thread_id = ANY(:threads) ORDER BY thread_id FOR SHARE"
+)
+
+
 def _append(connection: Connection, batch: Sequence[_Entry]) -> set[str]:
     """Store events. Returns the runs whose lease is lost; theirs are not stored."""
-    leases = {entry.lease for entry in batch}
-    held = select(THREADS.c.running_run_id, THREADS.c.fence).where(
-        tuple_(THREADS.c.thread_id, THREADS.c.fence).in_([(lease.thread_id, lease.fence) for lease in leases])
-    )
-    kept = {(row.running_run_id, row.fence) for row in connection.execute(held.with_for_update(read=True))}
+    lost = _lost(connection, {entry.lease for entry in batch})
     rows = [
         {
             "run_id": entry.lease.run_id,
-            "seq": event.seq,
-            "protocol": event.protocol,
-            "event": event.event,
-            "data": event.data,
+            "seq": entry.event.seq,
+            "protocol": entry.event.protocol,
+            "event": entry.event.event,
+            "data": entry.event.data,
         }
         for entry in batch
-        if (entry.lease.run_id, entry.lease.fence) in kept
-        for event in entry.events
+        if entry.lease.run_id not in lost
     ]
     if rows:
-        connection.execute(insert(EVENTS), rows)
-    return {lease.run_id for lease in leases if (lease.run_id, lease.fence) not in kept}
+        connection.execute(_INSERT, rows)
+    stored = {entry.lease.run_id for entry in batch} - lost
+    bus.announce(connection, (f"events:{run_id}" for run_id in stored))
+    return lost
+
+
+def _lost(connection: Connection, leases: set[Lease]) -> set[str]:
+    """The runs that another process has taken over; a SQLite database has no other process."""
+    if connection.dialect.name != "postgresql":
+        return set()
+    threads = [lease.thread_id for lease in leases]
+    held = {(row.running_run_id, row.fence) for row in connection.execute(_FENCES, {"threads": threads})}
+    return {lease.run_id for lease in leases if (lease.run_id, lease.fence) not in held}
 
 
 def read_events(connection: Connection, run_id: str, after: int, most: int = _PAGE) -> tuple[list[StoredEvent], bool]:

@@ -64,7 +64,8 @@ class Execution:
         self._services = services
         self._run: Mapping[str, Any] = claimed.run
         self._kwargs: Mapping[str, Any] = claimed.run["kwargs"]
-        self._writer = Writer(services.log, claimed.lease, claimed.events)
+        is_stored = services.database.is_postgres or self._must_be_kept()
+        self._writer = Writer(services.log, claimed.lease, claimed.events, is_stored=is_stored)
         self._task: asyncio.Task[None] | None = None
         self._cancelling: _Cancelling | None = None
         self._is_ending = False
@@ -76,6 +77,10 @@ class Execution:
     def run_id(self) -> str:
         """The run."""
         return self.claimed.lease.run_id
+
+    def _must_be_kept(self) -> bool:
+        """Whether somebody may ask for the run's events later."""
+        return bool(self._kwargs.get("stream_resumable")) or self._kwargs.get("protocol") == v2.PROTOCOL
 
     def start(self, group: asyncio.TaskGroup) -> None:
         """Begin."""

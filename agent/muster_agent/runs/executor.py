@@ -8,12 +8,12 @@ import asyncio
 import os
 import socket
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from muster_agent.runs import bus, queue
 from muster_agent.runs.execution import Execution
-from muster_agent.runs.records import Cancel
+from muster_agent.runs.records import Cancel, Claimed
 from muster_observability import logs
 
 if TYPE_CHECKING:
@@ -89,21 +89,26 @@ class Executor:
                 await self._leave()
 
     async def _claim_forever(self, group: asyncio.TaskGroup) -> None:
+        look_again_s = 0.0
         while True:
             self._has_news.clear()
-            more = await self._claim(group)
+            more = False
+            if time.monotonic() >= look_again_s:
+                more = await self._start(group, queue.take_over, list(self._executions))
+                look_again_s = time.monotonic() + _LOOK_S
+            more |= await self._start(group, queue.claim)
             if not more:
                 await self._news()
 
-    async def _claim(self, group: asyncio.TaskGroup) -> bool:
-        """Start what can be started. Returns whether there may be more."""
+    async def _start(
+        self, group: asyncio.TaskGroup, transaction: Callable[..., list[Claimed]], *given: object
+    ) -> bool:
+        """Start what a transaction takes. Returns whether there may be more."""
         room = self._most - len(self._executions)
         if room <= 0:
             return False
         try:
-            claimed = await self._services.database.run(
-                queue.claim, self.owner, room, LEASE_S, list(self._executions)
-            )
+            claimed = await self._services.database.run(transaction, self.owner, room, LEASE_S, *given)
         except Exception as error:  # noqa: BLE001 - the database is away; it is asked again
             _log.error("runs could not be claimed", error=type(error).__name__)  # noqa: TRY400 - texts may quote values
             await asyncio.sleep(_LOOK_S)

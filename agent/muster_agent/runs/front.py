@@ -90,6 +90,25 @@ class Runs:
         made = await asyncio.shield(asyncio.ensure_future(self._submit(run, if_missing)))
         return made.run
 
+    async def submit_and_follow(self, order: Order) -> tuple[Row, AsyncGenerator[StoredEvent]]:
+        """Make a run and listen to it from its very beginning; the generator must be closed.
+
+        Raises:
+            ThreadNotFoundError: The caller has no such thread.
+            ThreadBusyError: Another run is there, and this one does not wait.
+        """
+        run, if_missing = self._new_run(order)
+        events = self._log.follow(run.run_id)
+        try:
+            made = await asyncio.shield(asyncio.ensure_future(self._submit(run, if_missing)))
+        except BaseException:
+            await events.aclose()
+            raise
+        if made.run["run_id"] != run.run_id:  # it was made before, by its idempotency key
+            await events.aclose()
+            events = self._log.follow(made.run["run_id"])
+        return made.run, events
+
     async def _submit(self, run: NewRun, if_missing: NewThread | None) -> queue.Submitted:
         made = await self._database.run(_submitted, run, if_missing)
         keeps_input = run.multitask is Multitask.INTERRUPT

@@ -183,8 +183,23 @@ def unfinished(connection: Connection, thread_id: str) -> Sequence[Mapping[str, 
     return connection.execute(query.order_by(RUNS.c.seq)).mappings().all()
 
 
-def claim(connection: Connection, owner: str, most: int, lease_s: float, mine: Collection[str] = ()) -> list[Claimed]:
-    """Take runs whose owner has let its lease run out, and runs that may start; oldest first.
+def claim(connection: Connection, owner: str, most: int, lease_s: float) -> list[Claimed]:
+    """Take runs that may start, oldest first.
+
+    Args:
+        connection: In a transaction.
+        owner: This process.
+        most: How many at most.
+        lease_s: Seconds that the leases last unless they are renewed.
+    """
+    found = connection.execute(_ready(now_s(connection)).order_by(RUNS.c.seq).limit(most)).mappings().all()
+    return [_take(connection, run, owner, lease_s) for run in found]
+
+
+def take_over(
+    connection: Connection, owner: str, most: int, lease_s: float, mine: Collection[str] = ()
+) -> list[Claimed]:
+    """Take runs whose owner has let its lease run out, oldest first; and threads held by hand are let go.
 
     Args:
         connection: In a transaction.
@@ -197,11 +212,9 @@ def claim(connection: Connection, owner: str, most: int, lease_s: float, mine: C
     by_hand = THREADS.c.running_run_id.startswith(BY_HAND)
     left = update(THREADS).where(by_hand, THREADS.c.lease_until < now)
     connection.execute(left.values(running_run_id=None, lease_owner=None, lease_until=None))
-    taken: list[Claimed] = []
-    for query in (_abandoned(now).where(RUNS.c.run_id.not_in(mine)), _ready(now)):
-        found = connection.execute(query.order_by(RUNS.c.seq).limit(most - len(taken))).mappings().all()
-        taken += [_take(connection, run, owner, lease_s) for run in found]
-    return taken
+    abandoned = _abandoned(now).where(RUNS.c.run_id.not_in(mine)).order_by(RUNS.c.seq).limit(most)
+    found = connection.execute(abandoned).mappings().all()
+    return [_take(connection, run, owner, lease_s) for run in found]
 
 
 def _ready(now: ColumnElement[float]) -> Select[Any]:
@@ -257,8 +270,11 @@ def _take(connection: Connection, run: Mapping[str, Any], owner: str, lease_s: f
         .returning(RUNS, (RUNS.c.started_at + RUNS.c.timeout_s - now).label("left_s"))
     )
     row = dict(connection.execute(changed).mappings().one())
-    events = connection.execute(select(func.max(EVENTS.c.seq)).where(EVENTS.c.run_id == lease.run_id)).scalar()
-    return Claimed(lease, row, events or 0, row.pop("left_s"))
+    events = 0
+    if row["attempt"] > 1:
+        newest = select(func.max(EVENTS.c.seq)).where(EVENTS.c.run_id == lease.run_id)
+        events = connection.execute(newest).scalar() or 0
+    return Claimed(lease, row, events, row.pop("left_s"))
 
 
 def next_start_s(connection: Connection) -> float | None:

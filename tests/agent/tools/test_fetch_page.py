@@ -637,9 +637,10 @@ async def test_an_unknown_name_is_told_as_a_failure(site: Site, answers: dict[st
 
 def test_the_system_resolves_names() -> None:
     """Unless told otherwise, names are looked up as everything on the machine does."""
-    assert all(address.is_loopback for address in system_addresses("localhost", 80))
-    with pytest.raises(OSError, match=r"\[Errno"):
-        system_addresses("name.invalid.", 80)
+    addresses = system_addresses("localhost", 80)
+
+    assert addresses
+    assert all(address.is_loopback for address in addresses)
 
 
 async def test_a_closed_port_is_told_as_a_failure(site: Site) -> None:

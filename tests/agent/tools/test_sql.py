@@ -160,6 +160,7 @@ async def test_all_tables_are_described_by_default(shop: Shop) -> None:
         "customers",
         "orders",
         "secrets",
+        "shelves",
         "spenders",
         "told",
     ]
@@ -479,7 +480,7 @@ SELECT * FROM generate_series(1, 5, 2) AS g(n), LATERAL (SELECT n * 2 AS m) AS l
 SELECT * FROM generate_series(date '2026-01-01', date '2026-03-01', interval '1 month') AS month;
 SELECT * FROM unnest(ARRAY['a', 'b']) WITH ORDINALITY AS t(x, n);
 SELECT id FROM orders WHERE id = ANY (ARRAY[10, 11]) AND cents::text ~ '^4' FETCH FIRST 1 ROW ONLY;
-SELECT (ARRAY[1, 2, 3])[2:3], 7 / 2.0, 2 ^ 3, 5 # 1, |/ 9, @ -4, 'a' SIMILAR TO 'a|b', 'Ab' ILIKE 'a%';
+SELECT (ARRAY[1, 2, 3])[2:3], 7 / 2.0, 2 ^ 3, 5 # 1, |/ 9, 'a' SIMILAR TO 'a|b', 'Ab' ILIKE 'a%';
 SELECT $$it's$$, E'a\tb', U&'\00e4', B'101', chr(65), md5('a'), left('abc', 2), split_part('a,b', ',', 2);
 SELECT customer, sum(cents) FROM orders GROUP BY GROUPING SETS ((customer), ()) ORDER BY 1 NULLS LAST;
 SELECT to_tsvector('english', 'running dogs') @@ plainto_tsquery('english', 'dog'), ROW(1, 'a'), (1, 2) = (1, 2);
@@ -633,7 +634,7 @@ def is_locked(connection: sqlite3.Connection) -> bool:
 
 
 async def test_a_cancelled_query_is_stopped_on_a_server(on_postgres: Shop, postgres_url: str) -> None:
-    """After a cancellation no session of ours is left on the server."""
+    """After a cancellation our query soon no longer runs on the server."""
     async with (
         on_postgres.tools(timeout_s=600) as tools,
         await psycopg.AsyncConnection[Any].connect(postgres_url, autocommit=True) as other,

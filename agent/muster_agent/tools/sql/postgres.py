@@ -11,14 +11,14 @@ To make a role for this::
     GRANT SELECT ON orders, customers TO reader;
 """
 
-import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, Coroutine
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
 import anyio
 import psycopg
+from psycopg.types.string import TextLoader
 
 from muster_agent.tools.complaints import ToolComplaint, ToolkitError
 from muster_agent.tools.sql.answer import CELL_CHARACTERS, Answer, cell
@@ -26,9 +26,11 @@ from muster_agent.tools.sql.statement import Dialect, Statement
 from muster_observability import logs
 
 _log = logs.get("agent")
-_T = TypeVar("_T")
 
-_CANCEL_WITHIN_S: Final = 5.0
+_NOTICE_HANG_UP: Final = b"SET LOCAL client_connection_check_interval = '500ms'"
+"""So that a query ends when we hang up, as we do on one that is cancelled. (The driver would ask the server to
+stop it, but gives up when it is cancelled again, which anyio does until a task has ended.)
+"""
 
 _TOO_LONG: Final = "57014"
 _MODELS_FAULT: Final = ("0A", "20", "21", "22", "25006", "2F", "42", "54", "P0")
@@ -91,6 +93,7 @@ class PostgresDatabase:
         self._tables = None if tables is None else frozenset(name.removeprefix("public.") for name in tables)
         self._timeout_s = timeout_s
         self._limiter = anyio.CapacityLimiter(most_at_once)
+        self._notices_hang_up = False
 
     async def open(self) -> None:
         """See that it can be reached, and that the role is one for reading.
@@ -103,6 +106,9 @@ class PostgresDatabase:
                 async with self._reading() as connection:
                     cursor = await connection.execute(_POWERFUL)
                     is_powerful = await cursor.fetchone() != (False,)
+                    with contextlib.suppress(psycopg.ProgrammingError, psycopg.DataError):
+                        await connection.execute(_NOTICE_HANG_UP)
+                        self._notices_hang_up = True  # a server on Windows cannot
         except (psycopg.Error, TimeoutError) as error:
             raise ToolkitError(
                 f"the PostgreSQL database cannot be used ({type(error).__name__}): check that it runs, and the"
@@ -125,7 +131,7 @@ class PostgresDatabase:
         try:
             async with self._limiter, self._reading() as connection:
                 await self._refuse_disguise(connection, statement)
-                return await _stoppable(connection, _answer(connection, statement.sql, most_rows))
+                return await _answer(connection, statement.sql, most_rows)
         except psycopg.Error as error:
             raise _told(error) from None
 
@@ -170,6 +176,8 @@ class PostgresDatabase:
             client_encoding="utf8",
             application_name="muster",
         )
+        # What comes over is text. The driver's own reading of this type looks up the time zone on the disk.
+        connection.adapters.register_loader("timestamptz", TextLoader)
         try:
             # Set for the transaction alone: through a pooler, the session may be somebody else's next.
             await connection.execute(
@@ -178,6 +186,8 @@ class PostgresDatabase:
                 f" SET LOCAL idle_in_transaction_session_timeout = {2 * timeout_ms};"
                 " SET LOCAL standard_conforming_strings = on".encode()
             )
+            if self._notices_hang_up:
+                await connection.execute(_NOTICE_HANG_UP)
             yield connection
         finally:
             await connection.close()
@@ -198,27 +208,6 @@ async def _answer(connection: psycopg.AsyncConnection[Any], sql: str, most_rows:
         rows: list[tuple[object, ...]] = await cursor.fetchmany(most_rows + 1)
     shown = [[cell(value) for value in row] for row in rows[:most_rows]]
     return Answer(columns, shown, is_whole=len(rows) <= most_rows)
-
-
-async def _stoppable(connection: psycopg.AsyncConnection[Any], work: Coroutine[Any, Any, _T]) -> _T:
-    """Wait for `work`; cancelled, tell the server and wait until the work has ended.
-
-    The driver would tell the server, too, but anyio cancels again and again, and the driver then gives up: the
-    server would go on alone until the query's time is over.
-    """
-    task = asyncio.ensure_future(work)
-    try:
-        return await asyncio.shield(task)
-    finally:
-        if not task.done():
-            with anyio.CancelScope(shield=True):
-                with contextlib.suppress(psycopg.Error):
-                    await connection.cancel_safe(timeout=_CANCEL_WITHIN_S)
-                await asyncio.wait([task], timeout=_CANCEL_WITHIN_S)
-                task.cancel()
-                await asyncio.wait([task])
-            if not task.cancelled():
-                task.exception()  # known already: it was told to stop
 
 
 def _told(error: psycopg.Error) -> Exception:
