@@ -13,6 +13,9 @@ _UNPROCESSED = "invalid_request_error"
 _SERVER = "server_error"
 _TRY_AGAIN_S = "1"
 
+TIMEOUT = "run_timeout"
+"""The code of a run that took too long."""
+
 
 @dataclass(eq=False)
 class Failure(Exception):  # noqa: N818 - it is how a request ends, and what the client is shown
@@ -66,14 +69,24 @@ def of_status(status: int, message: str) -> Failure:
 
 
 def unknown_model(name: str) -> Failure:
-    """The caller asked for a model that is not this one."""
-    message = f"The model `{name[:64]}` does not exist here. This service is the model `muster-agent`."
+    """The caller asked for a model that is not here."""
+    message = f"The model `{name[:64]}` does not exist here. GET /v1/models lists those that do."
     return Failure(404, message, _UNPROCESSED, "model_not_found", "model")
 
 
 def run_timeout(limit_s: float) -> Failure:
     """The run took too long."""
-    return Failure(504, f"The run took longer than {limit_s:g} seconds.", _SERVER, "run_timeout")
+    return Failure(504, f"The run took longer than {limit_s:g} seconds.", _SERVER, TIMEOUT)
+
+
+def run_cancelled() -> Failure:
+    """Somebody cancelled the run. Not a status that the SDKs try again."""
+    return Failure(400, "The run was cancelled.", _UNPROCESSED, "run_cancelled")
+
+
+def not_found(message: str, param: str | None = None) -> Failure:
+    """The caller has no such thing; it may be another's, which is not told."""
+    return Failure(404, message, _UNPROCESSED, "not_found", param)
 
 
 def internal() -> Failure:

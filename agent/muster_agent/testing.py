@@ -6,7 +6,9 @@ it was asked and which calls were broken off. `scripted_agent` runs the real app
 
 import asyncio
 import json
-from collections.abc import AsyncGenerator, Callable, Sequence
+import shutil
+import tempfile
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -16,6 +18,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from muster_agent.agents.declarations import AgentsFile
 from muster_agent.app import create_app
 from muster_agent.disconnects import until_disconnect
 from muster_agent.settings import AgentSettings
@@ -334,12 +337,33 @@ class ScriptedAgent:
 
 
 @asynccontextmanager
-async def scripted_agent(*script: Reply, **settings: object) -> AsyncGenerator[ScriptedAgent]:
-    """Run the agent service on `script`; `settings` are fields of `AgentSettings`."""
-    model = ScriptedModel(script)
-    async with serving(model) as proxy:
-        chosen = AgentSettings.model_validate({"proxy": proxy, **settings})
-        # In a thread, because making the clients reads certificates from the disk.
-        app = await asyncio.to_thread(create_app, chosen)
-        async with serving(app) as url:
-            yield ScriptedAgent(url, model)
+async def scripted_agent(
+    *script: Reply,
+    improvise: Callable[[ModelCall], Reply] | None = None,
+    agents: Mapping[str, Any] | None = None,
+    keys: Mapping[str, str] | None = None,
+    **settings: object,
+) -> AsyncGenerator[ScriptedAgent]:
+    """Run the agent service on a scripted model.
+
+    Args:
+        script: The model's replies, in the order of its calls.
+        improvise: Makes the replies instead, one from each call.
+        agents: What `agents.yaml` would have under `agents`; None for the one agent that there is without a file.
+        keys: The proxy's keys, and whose each is; None for a proxy without keys.
+        settings: Fields of `AgentSettings`. Without a `database_url` it gets a SQLite file that goes with it.
+    """
+    model = ScriptedModel(improvise or script)
+    model.keys = dict(keys or {})
+    declared = None if agents is None else AgentsFile.model_validate({"agents": agents})
+    # In threads, because they read and write files.
+    folder = await asyncio.to_thread(tempfile.mkdtemp)
+    try:
+        async with serving(model) as proxy:
+            database = {"database_url": f"sqlite:///{folder}/agent.db"}
+            chosen = AgentSettings.model_validate({"proxy": proxy, **database, **settings})
+            app = await asyncio.to_thread(create_app, chosen, declared)
+            async with serving(app) as url:
+                yield ScriptedAgent(url, model)
+    finally:
+        await asyncio.to_thread(shutil.rmtree, folder)

@@ -1,5 +1,6 @@
 """Assistants: the agents of this service as LangGraph's clients see them."""
 
+import asyncio
 import inspect
 import uuid
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
@@ -140,7 +141,11 @@ async def open_assistants(agents: AgentsFile, parts: Parts, opened: AsyncExitSta
 
 async def _assistant(name: str, declared: Declaration, parts: Parts, opened: AsyncExitStack) -> Assistant:
     tools = [] if declared.graph else await open_tools(declared.tools, opened)
-    source = _mounted(declared.graph) if declared.graph else build(name, declared, tools, parts)
+    source = (
+        await asyncio.to_thread(_mounted, declared.graph)
+        if declared.graph
+        else build(name, declared, tools, parts)
+    )
     return Assistant(
         graph_id=name,
         assistant_id=str(uuid.uuid5(_NAMESPACE, name)),

@@ -1,5 +1,7 @@
 """From a declaration to a graph: LangChain's `create_agent`, its tools, and the rules around its calls."""
 
+import asyncio
+import importlib
 from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
@@ -66,9 +68,10 @@ async def open_tools(tools: Tools, opened: AsyncExitStack) -> list[BaseTool]:
         found.append(calculator)
     if tools.time:
         found.append(current_time)
-    for toolkit in _toolkits(tools):
+    # In a thread: toolkits are imported where they are used, and importing reads files.
+    for toolkit in await asyncio.to_thread(_toolkits, tools):
         found += await opened.enter_async_context(toolkit)
-    found += [_own_tool(path) for path in tools.own]
+    found += [await asyncio.to_thread(_own_tool, path) for path in tools.own]
     names = [tool.name for tool in found]
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise ToolkitError(f"two tools are named {twice[0]}: rename one, or leave one out")
@@ -76,24 +79,20 @@ async def open_tools(tools: Tools, opened: AsyncExitStack) -> list[BaseTool]:
 
 
 def _toolkits(tools: Tools) -> list[Any]:
-    """The toolkits to open; what they need is imported only where they are used."""
+    """The toolkits to open."""
     toolkits: list[Any] = []
     if tools.documents:
-        from muster_agent.tools.documents import open_documents  # noqa: PLC0415 - see above
-
-        toolkits += [open_documents(settings) for settings in tools.documents]
+        documents = importlib.import_module("muster_agent.tools.documents")
+        toolkits += [documents.open_documents(settings) for settings in tools.documents]
     if tools.sql:
-        from muster_agent.tools.sql import open_sql  # noqa: PLC0415 - likewise
-
-        toolkits += [open_sql(settings) for settings in tools.sql]
+        sql = importlib.import_module("muster_agent.tools.sql")
+        toolkits += [sql.open_sql(settings) for settings in tools.sql]
     if tools.fetch is not None:
-        from muster_agent.tools.fetch import open_fetch  # noqa: PLC0415 - likewise
-
-        toolkits.append(open_fetch(tools.fetch))
+        fetch = importlib.import_module("muster_agent.tools.fetch")
+        toolkits.append(fetch.open_fetch(tools.fetch))
     if tools.mcp is not None:
-        from muster_agent.tools.mcp.toolkit import open_mcp  # noqa: PLC0415 - likewise
-
-        toolkits.append(open_mcp(tools.mcp, tenant_of=identity.tenant))
+        mcp = importlib.import_module("muster_agent.tools.mcp.toolkit")
+        toolkits.append(mcp.open_mcp(tools.mcp, tenant_of=identity.tenant))
     return toolkits
 
 

@@ -1,5 +1,7 @@
 """Opening checkpoints and the store where the service's database is."""
 
+import asyncio
+import importlib
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -39,8 +41,8 @@ async def open_memory(url: str) -> AsyncGenerator[Memory]:
         async with open_sqlite(path.with_name(f"{path.stem}-checkpoints{path.suffix}")) as (saver, store):
             yield Memory(saver, TenantStore(store, identity.tenant))
         return
-    from muster_agent.checkpoints.postgres import open_postgres  # noqa: PLC0415 - psycopg is in the extra `postgres`
-
+    # psycopg is in the extra `postgres`; a thread, because importing reads files.
+    postgres = await asyncio.to_thread(importlib.import_module, "muster_agent.checkpoints.postgres")
     plain = parsed.set(drivername="postgresql").render_as_string(hide_password=False)
-    async with open_postgres(plain) as (saver, store):
+    async with postgres.open_postgres(plain) as (saver, store):
         yield Memory(saver, TenantStore(store, identity.tenant))

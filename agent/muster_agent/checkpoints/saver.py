@@ -27,7 +27,9 @@ class Saver(BaseCheckpointSaver[Any]):
         """
         hold = holds.current()
         stored = await super().aput(config, checkpoint, metadata, new_versions)
-        hold.note_saved()
+        # The first checkpoint of a run holds its input apart from the state; the next one has taken it in.
+        if metadata.get("source") == "loop" and not config.get("configurable", {}).get("checkpoint_ns"):
+            hold.note_saved()
         return stored
 
     async def aput_writes(

@@ -5,6 +5,8 @@ in a process. One process has the file (`muster_storage` sees to that), so a hol
 lost: nothing need be asked of the database before a write.
 """
 
+import asyncio
+import importlib
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -78,10 +80,10 @@ class SqliteSaver(Saver, AsyncSqliteSaver):
 @asynccontextmanager
 async def open_sqlite(path: Path) -> AsyncGenerator[tuple[Saver, "BaseStore"]]:
     """Open checkpoints in `path`, and the store in a file beside it."""
-    from langgraph.store.sqlite.aio import AsyncSqliteStore  # noqa: PLC0415 - it loads a vector library
-
+    # It loads a vector library; a thread, because importing reads files.
+    stores = await asyncio.to_thread(importlib.import_module, "langgraph.store.sqlite.aio")
     items = path.with_name(f"{path.stem}-store{path.suffix}")
-    async with aiosqlite.connect(path) as connection, AsyncSqliteStore.from_conn_string(str(items)) as store:
+    async with aiosqlite.connect(path) as connection, stores.AsyncSqliteStore.from_conn_string(str(items)) as store:
         # As in muster_storage: a killed process loses nothing.
         await connection.execute("PRAGMA synchronous=NORMAL")
         saver = SqliteSaver(connection)

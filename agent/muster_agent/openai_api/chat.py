@@ -1,212 +1,157 @@
-"""`POST /v1/chat/completions`: request, run, answer, streamed or not."""
+"""`POST /v1/chat/completions`: each request is a run, which ends with its client."""
 
-import traceback
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from dataclasses import dataclass
 from functools import partial
+from typing import TYPE_CHECKING, Any
 
-import anyio
-import orjson
-from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
-from starlette.requests import ClientDisconnect, Request
+from fastapi import FastAPI
+from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from muster_agent import failures, identity
-from muster_agent.answers import KEEP_ALIVE, ChunkWriter, broken_off, completion
-from muster_agent.chat_request import ChatRequest, parse
+from muster_agent.api.requests import Json, add, caller_of, service_of
 from muster_agent.disconnects import until_disconnect
 from muster_agent.failures import Failure
-from muster_agent.measures import Measures
-from muster_agent.runs import Emit, RunEvent, Runner, RunResult
-from muster_observability import logs
-from muster_observability.request_ids import is_identifier, request_id_of
+from muster_agent.openai_api.answers import DONE, ChunkWriter, Completion, Heading
+from muster_agent.openai_api.chat_request import ChatRequest, parse
+from muster_agent.openai_api.happenings import reader_for
+from muster_agent.openai_api.reading import assistant_of, read_body
+from muster_agent.openai_api.streaming import KEEP_ALIVE, Left, Listening, StreamedAnswer, with_silences
+from muster_agent.openai_api.thread_names import ThreadName, thread_named
+from muster_agent.openai_api.titles import TaskCall, is_task
+from muster_agent.runs.front import Order, Row, of_ids
+from muster_agent.runs.records import Cancel
+from muster_observability.request_ids import request_id_of
 
-MAX_BODY_BYTES = 10_000_000
+if TYPE_CHECKING:
+    from muster_agent.agents.assistants import Assistant
+    from muster_agent.callers import Caller
+    from muster_agent.service import Service
+
+IDEMPOTENCY_KEY = "idempotency-key"
+
 _CLIENT_LEFT = 499  # nobody reads it; it is what the log shows
-
-_log = logs.get("agent")
-
-Work = Callable[[Emit], Awaitable[RunResult]]
-"""A run that waits to be told where its events go."""
+_NO_STORE = {"cache-control": "no-store"}
 
 
-@dataclass(frozen=True, slots=True)
-class ChatEndpoint:
-    """Answers chat completions requests.
-
-    Args:
-        runner: The agent.
-        measures: Where runs are counted.
-        keep_alive_s: Seconds of silence on a stream after which a comment is sent.
-    """
-
-    runner: Runner
-    measures: Measures
-    keep_alive_s: float
-
-    async def __call__(self, request: Request) -> Response:
-        """Read and check the request, then answer it.
-
-        Raises:
-            Failure: There is no answer.
-        """
-        try:
-            chat = parse(await read_body(request))
-        except ClientDisconnect:
-            return Response(status_code=_CLIENT_LEFT)
-        thread_id = _thread_id(request)
-        request_id = request_id_of(request.scope)
-        identity.assume(identity.RunIdentity(thread_id or identity.new_run_id(), request_id))
-        work = partial(self._run, chat, thread_id, request_id)
-        if chat.stream:
-            return StreamedAnswer(work, ChunkWriter(chat.wants_usage), self.keep_alive_s)
-        return await whole_answer(request, work)
-
-    async def _run(self, chat: ChatRequest, thread_id: str | None, request_id: str, emit: Emit) -> RunResult:
-        """One run with its record; nothing but a `Failure` leaves it."""
-        log = _log.bind(request_id=request_id, thread=thread_id, streamed=bool(chat.stream))
-        with self.measures.run() as record:
-            try:
-                return await self.runner.run(chat, thread_id, emit, record)
-            except Failure as failure:
-                log.warning("run failed", status=failure.status, code=failure.code)
-                raise
-            except Exception as error:
-                record.outcome = "failed"
-                where = "".join(traceback.format_tb(error.__traceback__)[-3:])
-                log.error(  # noqa: TRY400 - an exception's text may quote a prompt
-                    "run broke", error=type(error).__name__, where=where
-                )
-                raise failures.internal() from error
-            finally:
-                log.info("run ended", outcome=record.outcome)
+def add_chat(app: FastAPI) -> None:
+    """Add the route."""
+    add(app, "POST", "/v1/chat/completions", _chat, ChatRequest)
 
 
-async def read_body(request: Request) -> bytes:
-    """The body, under its size limit; a longer one is refused before it is read.
-
-    Raises:
-        Failure: 413, or 415 for a compressed body.
-        ClientDisconnect: The client left.
-    """
-    if request.headers.get("content-encoding", "identity") != "identity":
-        raise failures.of_status(415, "Compressed request bodies are not accepted.")
-    declared = request.headers.get("content-length", "")
-    if declared.isdecimal() and int(declared) > MAX_BODY_BYTES:
-        raise _too_large()
-    body = bytearray()
-    async for piece in request.stream():
-        body += piece
-        if len(body) > MAX_BODY_BYTES:
-            raise _too_large()
-    return bytes(body)
-
-
-def _too_large() -> Failure:
-    return failures.of_status(413, f"The body is larger than {MAX_BODY_BYTES} bytes.")
-
-
-def _thread_id(request: Request) -> str | None:
-    name = request.headers.get(identity.SESSION_ID)
-    if name is not None and not is_identifier(name):
-        raise failures.bad_request(
-            "The header x-session-id must be 1 to 128 letters, digits, dots, hyphens or underscores.",
-            param=identity.SESSION_ID,
-        )
-    return name
-
-
-async def whole_answer(request: Request, work: Work) -> Response:
-    """Run to the end, then answer; the run ends with its client.
-
-    Raises:
-        Failure: There is no answer.
-    """
-    events: list[RunEvent] = []
-    answer: list[bytes] = []
-
-    async def keep(event: RunEvent) -> None:
-        events.append(event)
-
-    async def run() -> None:
-        answer.append(completion(await work(keep), events))
-
-    if not await until_disconnect(request.receive, run):
-        return Response(status_code=_CLIENT_LEFT)
-    return Response(answer[0], media_type="application/json", headers={"cache-control": "no-store"})
-
-
-_Told = RunEvent | RunResult | Failure
-
-
-class StreamedAnswer(Response):
-    """Answers with server-sent events while the run goes on; the run ends with its client.
-
-    The response begins with the run's first event, or after `keep_alive_s` of silence. A run that fails
-    before that is answered with its own status, as it would be unstreamed.
-
-    Args:
-        work: The run.
-        writer: Writes its events.
-        keep_alive_s: Seconds of silence after which a comment is sent.
-    """
-
-    media_type = "text/event-stream"
-
-    def __init__(self, work: Work, writer: ChunkWriter, keep_alive_s: float) -> None:
-        self.status_code = 200
-        self.background = None
-        self.init_headers({"cache-control": "no-store", "x-accel-buffering": "no"})
-        # A stream has no length, and `init_headers` leaves it out as long as there is no body.
-        self._work = work
-        self._writer = writer
-        self._keep_alive_s = keep_alive_s
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send the answer."""
-        await until_disconnect(receive, partial(self._answer, scope, receive, send))
-
-    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
-        # No buffer between the run and the client: a slow reader slows the run, and memory stays bounded.
-        told, heard = anyio.create_memory_object_stream[_Told](0)
-        async with anyio.create_task_group() as group, told, heard:
-            group.start_soon(self._perform, told)
-            first = await self._next(heard)
-            if isinstance(first, Failure):
-                await failure_response(first)(scope, receive, send)
-            else:
-                await self._relay(first, heard, send)
-
-    async def _perform(self, told: MemoryObjectSendStream[_Told]) -> None:
-        try:
-            await told.send(await self._work(told.send))
-        except Failure as failure:
-            await told.send(failure)
-
-    async def _next(self, heard: MemoryObjectReceiveStream[_Told]) -> _Told | None:
-        """What the run tells next; None after `keep_alive_s` of silence."""
-        with anyio.move_on_after(self._keep_alive_s):
-            return await heard.receive()
-        return None
-
-    async def _relay(self, first: _Told | None, heard: MemoryObjectReceiveStream[_Told], send: Send) -> None:
-        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
-        await _write(send, self._writer.opening())
-        told = first
-        while not isinstance(told, RunResult | Failure):
-            await _write(send, KEEP_ALIVE if told is None else self._writer.event(told))
-            told = await self._next(heard)
-        end = self._writer.closing(told) if isinstance(told, RunResult) else broken_off(told)
-        await _write(send, end, more=False)
-
-
-async def _write(send: Send, body: bytes, *, more: bool = True) -> None:
-    await send({"type": "http.response.body", "body": body, "more_body": more})
-
-
-def failure_response(failure: Failure) -> Response:
-    """A failure as a whole response."""
-    return Response(
-        orjson.dumps(failure.body), failure.status, headers=failure.headers, media_type="application/json"
+async def _chat(request: Request) -> Response:
+    caller = await caller_of(request)
+    chat = parse(await read_body(request))
+    assistant = assistant_of(request, chat.model)
+    if is_task(request.headers, chat):
+        call = TaskCall(service_of(request), assistant, caller, request_id_of(request.scope))
+        return await _task_answer(request, call, chat)
+    name = thread_named(request.headers, chat.metadata, chat.prompt_cache_key, caller.tenant)
+    order = _order(request, caller, assistant, chat, name)
+    run = await service_of(request).runs.submit(order)
+    heading = Heading(
+        f"chatcmpl-{run['run_id']}", int(run["created_at"]), chat.model, chat.shows_agent_events
     )
+    if chat.stream:
+        writer = ChunkWriter(heading, reader_for(assistant), chat.wants_usage)
+        return StreamedAnswer(listening_to(request, run), writer, names_of(run))
+    return await _whole(request, run, Completion(heading, reader_for(assistant)))
+
+
+def _order(
+    request: Request, caller: "Caller", assistant: "Assistant", chat: ChatRequest, name: ThreadName | None
+) -> Order:
+    kwargs: dict[str, Any] = {
+        "transcript": {"messages": chat.conversation, "is_whole": name is None or name.is_sent_whole},
+        "stream_mode": ["messages-tuple", "updates"] if chat.stream else ["updates"],
+        "is_patient": False,
+        **context_for(assistant, chat.instructions, chat.sampling),
+    }
+    return Order(
+        caller=caller,
+        assistant=assistant,
+        kwargs=kwargs,
+        request_id=request_id_of(request.scope),
+        thread_id=None if name is None else name.thread_id,
+        may_make_thread=True,
+        idempotency_key=idempotency_key(request, "chat"),
+    )
+
+
+def context_for(assistant: "Assistant", instructions: str, sampling: dict[str, Any]) -> dict[str, Any]:
+    """Instructions and sampling as a run takes them; a mounted graph finds them in its configuration."""
+    given = {"instructions": instructions, "sampling": sampling}
+    if assistant.declaration.graph is None:
+        return {"context": given}
+    return {"config": {"configurable": given}}
+
+
+def idempotency_key(request: Request, interface: str) -> str | None:
+    """The request's key, which counts within one interface: an answer cannot be told in another's shape."""
+    key = request.headers.get(IDEMPOTENCY_KEY)
+    return f"{interface}:{key[:256]}" if key else None
+
+
+def names_of(run: Row) -> dict[str, str]:
+    """Headers that tell where an answer came from."""
+    return {"x-agent-run-id": run["run_id"], "x-agent-thread-id": run["thread_id"]}
+
+
+def listening_to(request: Request, run: Row) -> Listening:
+    """A client's ear on the run that it has asked for: when it leaves, the run ends."""
+    service = service_of(request)
+    return Listening(
+        events=service.runs.events(run["run_id"]),
+        keep_alive_s=service.settings.keep_alive_s,
+        left=when_left(service, run, may_return=IDEMPOTENCY_KEY in request.headers),
+    )
+
+
+def when_left(service: "Service", run: Row, *, may_return: bool) -> Left:
+    """Ends a run whose client has left: at once, so that its model call is closed, or after a moment where the client
+    can come back to it.
+    """
+
+    async def cancel() -> None:
+        await service.runs.cancel(of_ids(run["tenant"], None, [run["run_id"]]), Cancel.INTERRUPT)
+
+    async def cancel_later() -> None:
+        service.departures.cancel_unless_followed(run["run_id"], cancel)
+
+    return cancel_later if may_return else cancel
+
+
+async def _whole(request: Request, run: Row, completion: Completion) -> Response:
+    """The answer when the run has ended; it ends with its client."""
+    listening = listening_to(request, run)
+
+    async def listen() -> None:
+        async with aclosing(listening.events) as events:
+            async for event in events:
+                completion.take(event)
+
+    if not await until_disconnect(request.receive, listen):
+        if listening.left is not None:
+            await listening.left()
+        return Response(status_code=_CLIENT_LEFT)
+    if completion.failure is not None:
+        raise completion.failure
+    headers = {**_NO_STORE, **names_of(run)}
+    if completion.end is not None and completion.end.interrupts:
+        headers["x-agent-interrupt-id"] = str(completion.end.interrupts[0]["id"])
+    return Json(completion.body(), headers=headers).response()
+
+
+async def _task_answer(request: Request, call: TaskCall, chat: ChatRequest) -> Response:
+    if chat.stream:
+        return _TaskStream(call.stream(chat), service_of(request).settings.keep_alive_s)
+    answers: list[bytes] = []
+
+    async def ask() -> None:
+        answers.append(await call.answer(chat))
+
+    if not await until_disconnect(request.receive, ask):
+        return Response(status_code=_CLIENT_LEFT)
+    return Response(answers[0], headers=_NO_STORE, media_type="application/json")

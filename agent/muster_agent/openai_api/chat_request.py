@@ -1,24 +1,16 @@
-"""A chat completions request as this service understands it, checked before anything runs.
+"""A chat completions request as this service understands it, checked before anything runs."""
 
-Whatever is wrong with it is the caller's to mend: a 4xx that names the field, and never a 5xx. Fields that
-are not listed are ignored. Where a JSON key is repeated, the last one counts.
-"""
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, Self, cast
 
-from typing import Annotated, Literal, cast
-
-import orjson
-from langchain_core.messages import AIMessage, AnyMessage, HumanMessage
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BeforeValidator, Field, model_validator
 
 from muster_agent import failures
-
-MODEL_ID = "muster-agent"
-"""The one model that this service is."""
+from muster_agent.openai_api.reading import Strict, parsed
 
 _MAX_MESSAGES = 10_000
 _MAX_STOPS = 16
 _MAX_TOKENS = 1_000_000
-_LONGEST_COMPLAINT = 300
 
 _OWN_TOOLS = "This model runs its own tools and takes none from the client."
 
@@ -40,11 +32,7 @@ def _as_part(part: object) -> str:
             raise ValueError('only parts of the form {"type": "text", "text": "..."} are understood')
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="ignore", strict=True, allow_inf_nan=False)
-
-
-class Message(_Strict):
+class Message(Strict):
     """One message of the conversation."""
 
     role: Literal["system", "developer", "user", "assistant"]
@@ -57,13 +45,36 @@ class Message(_Strict):
         return self.role in {"system", "developer"}
 
 
-class StreamOptions(_Strict):
-    """What a streamed answer carries besides the answer."""
+class StreamOptions(Strict):
+    """What an answer carries besides the answer; `include_agent_events` is ours, and counts unstreamed too."""
 
     include_usage: bool | None = None
+    include_agent_events: bool | None = None
 
 
-class ChatRequest(_Strict):
+class JsonSchema(Strict):
+    """The form of an answer."""
+
+    name: str = Field(min_length=1, max_length=256)
+    schema_: dict[str, Any] = Field(alias="schema")
+    strict: bool | None = None
+    description: str | None = None
+
+
+class ResponseFormat(Strict):
+    """What an answer looks like."""
+
+    type: Literal["text", "json_object", "json_schema"]
+    json_schema: JsonSchema | None = None
+
+    @model_validator(mode="after")
+    def _has_its_schema(self) -> Self:
+        if self.type == "json_schema" and self.json_schema is None:
+            raise ValueError("json_schema is needed for this type")
+        return self
+
+
+class ChatRequest(Strict):
     """A request for one answer of the agent."""
 
     model: str
@@ -81,6 +92,9 @@ class ChatRequest(_Strict):
         | Annotated[list[Annotated[str, Field(min_length=1)]], Field(max_length=_MAX_STOPS)]
         | None
     ) = None
+    response_format: ResponseFormat | None = None
+    metadata: dict[str, object] | None = None
+    prompt_cache_key: str | None = None
     tools: object = None
     tool_choice: object = None
     functions: object = None
@@ -97,16 +111,21 @@ class ChatRequest(_Strict):
         return "\n\n".join(message.content for message in self.messages if message.is_instruction)
 
     @property
-    def conversation(self) -> list[AnyMessage]:
-        """The user and assistant messages."""
+    def shows_agent_events(self) -> bool:
+        """Whether the answer tells what tools did in a form for programs."""
+        return self.stream_options is not None and self.stream_options.include_agent_events is True
+
+    @property
+    def conversation(self) -> list[dict[str, str]]:
+        """The user and assistant messages, each with its role and its text."""
         return [
-            HumanMessage(message.content) if message.role == "user" else AIMessage(message.content)
+            {"role": message.role, "content": message.content}
             for message in self.messages
             if not message.is_instruction
         ]
 
     @property
-    def sampling(self) -> dict[str, object]:
+    def sampling(self) -> dict[str, Any]:
         """What goes with each model call of the run, by the names that `ChatOpenAI` takes."""
         given: dict[str, object] = {
             "temperature": self.temperature,
@@ -114,39 +133,41 @@ class ChatRequest(_Strict):
             "seed": self.seed,
             "stop": [self.stop] if isinstance(self.stop, str) else self.stop,
         }
-        sampling = {name: value for name, value in given.items() if value is not None and value != []}
-        limit = self.max_completion_tokens or self.max_tokens
-        if limit is not None:
-            # Every OpenAI-compatible engine knows this name; ChatOpenAI would send the newer one alone.
-            sampling["extra_body"] = {"max_tokens": limit}
-        return sampling
+        form = None if self.response_format is None else self.response_format.model_dump(by_alias=True)
+        return sampling_of(given, self.max_completion_tokens or self.max_tokens, form)
+
+
+def sampling_of(given: Mapping[str, object], limit: int | None, form: Mapping[str, Any] | None) -> dict[str, Any]:
+    """What goes with each model call, by the names that `ChatOpenAI` takes.
+
+    Args:
+        given: What has the same name everywhere.
+        limit: Most tokens of an answer.
+        form: OpenAI's `response_format`.
+    """
+    sampling = {name: value for name, value in given.items() if value is not None and value != []}
+    extra: dict[str, Any] = {}
+    if limit is not None:
+        # Every OpenAI-compatible engine knows this name; ChatOpenAI would send the newer one alone.
+        extra["max_tokens"] = limit
+    if form is not None and form["type"] != "text":
+        # Given to ChatOpenAI by its name, it would have the SDK read the answer and refuse our tools.
+        extra["response_format"] = {name: value for name, value in form.items() if value is not None}
+    return {**sampling, "extra_body": extra} if extra else sampling
 
 
 def parse(body: bytes) -> ChatRequest:
     """Read and check a request.
 
     Raises:
-        Failure: 400, or 404 for another model's name.
+        Failure: 400.
     """
-    try:
-        # Refuses NaN, lone surrogates and deep nesting, which the standard library lets through.
-        content: object = orjson.loads(body)
-    except orjson.JSONDecodeError as error:
-        # The parser's message tells what was expected and where, not what was there.
-        raise failures.bad_request(f"The body is not JSON: {error}", code="invalid_json") from None
-    if not isinstance(content, dict):
-        raise failures.bad_request("The body must be a JSON object.", code="invalid_body")
-    try:
-        request = ChatRequest.model_validate(content)
-    except ValidationError as error:
-        raise _invalid(error) from None
+    request = parsed(body, ChatRequest)
     _check(request)
     return request
 
 
 def _check(request: ChatRequest) -> None:
-    if request.model != MODEL_ID:
-        raise failures.unknown_model(request.model)
     if request.n not in {None, 1}:
         raise failures.bad_request("Only one answer at a time: n must be 1.", param="n")
     _check_tools(request)
@@ -172,12 +193,3 @@ def _check_roles(messages: list[Message]) -> None:
     if spoken[-1] != "user":
         raise failures.bad_request("The last message must be the user's.", param="messages")
 
-
-def _invalid(error: ValidationError) -> failures.Failure:
-    """The first thing that is wrong; what was sent is not repeated, since it may be a prompt."""
-    detail = error.errors(include_url=False, include_context=False, include_input=False)[0]
-    where = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in detail["loc"]).lstrip(
-        "."
-    )
-    message = detail["msg"].removeprefix("Value error, ")
-    return failures.bad_request(f"{where}: {message}"[:_LONGEST_COMPLAINT], param=where)

@@ -1,20 +1,17 @@
-"""What a client has seen of a conversation, and how what it sends is joined to what a thread holds.
+"""What a client has seen of a conversation.
 
-Clients of chat completions come in two kinds. One kind sends the whole conversation each time; the other,
-which knows that the thread remembers, sends what is new. Both may name a thread, so each request is judged:
-
-* With no assistant message in it, it is new input, and is put behind what the thread holds.
-* With one, the client carries its own history. Where the thread's visible transcript (the texts of user and
-  assistant) is a prefix of it, what follows that prefix is new. Otherwise the client has edited or
-  regenerated something, and what it sent replaces the thread.
-
-System and developer messages are instructions for one run. They are no part of a transcript.
+A run is one turn of the assistant for its client, however many model calls and tools it took. A client that streamed
+the answer has the texts of all its model calls, set off by blank lines; one that did not has the last alone; one whose
+run was broken off has some beginning of it.
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import cast
 
 from langchain_core.messages import AIMessage, AnyMessage, HumanMessage
+
+from muster_agent.openai_api.approvals import QUESTION
 
 SEPARATOR = "\n\n"
 """Between the texts of two model calls of one run, on a stream."""
@@ -27,19 +24,40 @@ class Turn:
     Args:
         is_assistant: Whether the agent wrote it.
         texts: Its texts in order; an agent's turn has one for each of the run's model calls.
+        is_open: Whether it ended with calls of tools and no answer: it was broken off, or waits for a person.
+        is_cut: Whether its beginning is part of a summary.
     """
 
     is_assistant: bool
     texts: tuple[str, ...]
+    is_open: bool = False
+    is_cut: bool = False
 
     def reads_as(self, message: AnyMessage) -> bool:
-        """Whether `message` is how a client may send this turn back, white space at its ends aside.
-
-        A client that did not stream has the last text alone; one that did has all of them.
-        """
+        """Whether `message` is how a client may send this turn back, white space at its ends aside."""
         if isinstance(message, AIMessage) != self.is_assistant:
             return False
-        return str(message.text).strip() in {self.texts[-1].strip(), joined(self.texts).strip()}
+        text, asked, _ = str(message.text).partition(QUESTION)
+        shown = text.strip()
+        if asked and self.is_assistant:
+            return shown in {form for end in range(len(self.texts) + 1) for form in _forms(self.texts[:end])}
+        whole = str(message.text).strip()
+        if self.is_open:
+            return any(whole.startswith(form) for form in _forms(self.texts))
+        if self.is_cut and whole.endswith(joined(self.texts).strip()):
+            return True
+        return whole in _forms(self.texts)
+
+    def rest_of(self, message: AnyMessage) -> str:
+        """What a client has seen of this turn beyond what is stored of it: an answer that was broken off."""
+        text = str(message.text)
+        if not self.is_open or QUESTION in text:
+            return ""
+        return text.strip().removeprefix(joined(self.texts).strip()).strip()
+
+
+def _forms(texts: Sequence[str]) -> set[str]:
+    return {joined(texts).strip(), texts[-1].strip() if texts else ""}
 
 
 def joined(texts: Iterable[str]) -> str:
@@ -47,26 +65,67 @@ def joined(texts: Iterable[str]) -> str:
     return SEPARATOR.join(text for text in texts if text)
 
 
-def turns(messages: Sequence[AnyMessage]) -> list[Turn]:
-    """The visible transcript of a thread: tool calls and their results are left out."""
+@dataclass(frozen=True, slots=True)
+class Transcript:
+    """The visible part of a thread: tool calls and their results are left out.
+
+    Attributes:
+        turns: Its turns in order.
+        is_shortened: Whether a summary stands before them in place of older ones.
+    """
+
+    turns: tuple[Turn, ...]
+    is_shortened: bool = False
+
+    def tail_of(self, sent: Sequence[AnyMessage]) -> list[AnyMessage] | None:
+        """What a client that sends a whole conversation adds to this one; None where it sends another."""
+        for begin in self._beginnings(len(sent)):
+            end = begin + len(self.turns)
+            if end <= len(sent) and all(map(Turn.reads_as, self.turns, sent[begin:])):
+                return [*self._rest(sent, end), *sent[end:]]
+        return None
+
+    def _beginnings(self, count: int) -> Iterable[int]:
+        """Where the turns may begin in what was sent. Of a shortened thread it is not known how many came before."""
+        return range(count - len(self.turns), 0, -1) if self.is_shortened else (0,)
+
+    def _rest(self, sent: Sequence[AnyMessage], end: int) -> list[AnyMessage]:
+        if not self.turns:
+            return []
+        rest = self.turns[-1].rest_of(sent[end - 1])
+        return [AIMessage(rest)] if rest else []
+
+    def equals(self, sent: Sequence[AnyMessage]) -> bool:
+        """Whether a client that has seen this and nothing more would send this."""
+        return self.tail_of(sent) == []
+
+
+def transcript_of(messages: Sequence[AnyMessage]) -> Transcript:
+    """The transcript of a thread that holds these messages."""
     seen: list[Turn] = []
-    continues = False  # whether the last assistant message asked for tools, so that its turn goes on
+    is_shortened = False
     for message in messages:
-        if isinstance(message, HumanMessage):
+        if _is_summary(message):
+            seen, is_shortened = [], True
+        elif isinstance(message, HumanMessage):
             seen.append(Turn(is_assistant=False, texts=(str(message.text),)))
-            continues = False
         elif isinstance(message, AIMessage):
-            earlier = seen.pop().texts if continues else ()
-            seen.append(Turn(is_assistant=True, texts=(*earlier, str(message.text))))
-            continues = bool(message.tool_calls)
-    return seen
+            _add(seen, message, is_first=is_shortened and not seen)
+    return Transcript(tuple(seen), is_shortened)
 
 
-def reconcile(stored: list[AnyMessage], sent: list[AnyMessage]) -> list[AnyMessage]:
-    """The conversation to run on, by the rule at the head of this module."""
-    if not any(isinstance(message, AIMessage) for message in sent):
-        return stored + sent
-    known = turns(stored)
-    if len(known) > len(sent) or not all(map(Turn.reads_as, known, sent)):
-        return sent
-    return stored + sent[len(known) :]
+def _add(seen: list[Turn], message: AIMessage, *, is_first: bool) -> None:
+    """Add a message to the turn that is open, or begin one."""
+    text, is_open = str(message.text), bool(message.tool_calls)
+    if seen and seen[-1].is_open:
+        earlier = seen.pop()
+        seen.append(replace(earlier, texts=(*earlier.texts, text), is_open=is_open))
+    else:
+        seen.append(Turn(is_assistant=True, texts=(text,), is_open=is_open, is_cut=is_first))
+
+
+def _is_summary(message: AnyMessage) -> bool:
+    """Whether a message stands in place of older ones; LangChain marks it so."""
+    if not isinstance(message, HumanMessage):
+        return False
+    return cast("dict[str, object]", message.additional_kwargs).get("lc_source") == "summarization"

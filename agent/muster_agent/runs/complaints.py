@@ -1,12 +1,15 @@
 """What a client is told of a run that has failed."""
 
 import sqlite3
+from collections.abc import Mapping
 
 from sqlalchemy.exc import SQLAlchemyError
 
+from muster_agent import failures
 from muster_agent.failures import Failure
 
 _LONGEST = 2_000
+_FIELDS = ("error_type", "code", "param", "retry_after")
 
 
 def complaint_of(error: BaseException) -> dict[str, str]:
@@ -15,13 +18,40 @@ def complaint_of(error: BaseException) -> dict[str, str]:
         error = error.exceptions[0]
     match error:
         case Failure():
-            return {"error": error.code or error.error_type, "message": error.message, "status": str(error.status)}
+            return _of_failure(error)
         case SQLAlchemyError() | sqlite3.Error() | OSError():
             return _internal()
         case _ if type(error).__module__.startswith("psycopg"):
             return _internal()
         case _:
             return {"error": type(error).__name__, "message": str(error)[:_LONGEST]}
+
+
+def complaint_of_timeout(limit_s: float) -> dict[str, str]:
+    """What a client is told of a run that took too long."""
+    return {
+        **_of_failure(failures.run_timeout(limit_s)),
+        "error": "TimeoutError",
+        "message": f"the run took longer than {limit_s:g} s",
+    }
+
+
+def failure_of(complaint: Mapping[str, str]) -> Failure:
+    """The failure that a complaint tells of; what a graph says of itself may quote a prompt, and is not repeated."""
+    if complaint.get("code") == failures.TIMEOUT:
+        return Failure(504, "The run took too long.", code=failures.TIMEOUT)
+    if "status" not in complaint:
+        return failures.internal()
+    told = {name: complaint[name] for name in _FIELDS if name in complaint}
+    return Failure(int(complaint["status"]), complaint["message"], **told)
+
+
+def _of_failure(failure: Failure) -> dict[str, str]:
+    """Every field of it as text, so that `failure_of` can give it back."""
+    fields = {name: getattr(failure, name) for name in _FIELDS}
+    told = {name: str(value) for name, value in fields.items() if value is not None}
+    name = failure.code or failure.error_type
+    return {"error": name, "message": failure.message, "status": str(failure.status), **told}
 
 
 def _internal() -> dict[str, str]:

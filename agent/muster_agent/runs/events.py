@@ -11,7 +11,8 @@ it, so that many runs share one.
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
+from collections.abc import AsyncGenerator, Callable, Generator, Iterable, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -180,9 +181,12 @@ class EventLog:
         for follower in self._followers.get(run_id, ()):
             follower.tell(events)
 
-    def look(self, run_id: str) -> None:
-        """Have a run's followers look into the log: another process has written, or the run is gone."""
-        for follower in self._followers.get(run_id, ()):
+    def look(self, name: str) -> None:
+        """Have the followers of a run look into the log: another process has written, or the run is gone.
+
+        Or those of a thread: there is another run on it.
+        """
+        for follower in self._followers.get(name, ()):
             follower.look()
 
     def is_followed(self, run_id: str) -> bool:
@@ -198,6 +202,16 @@ class EventLog:
         follower = _Follower(must_look=True)
         self._followers.setdefault(run_id, set()).add(follower)
         return _Following(self._heard(run_id, follower, after), lambda: self._forget(run_id, follower))
+
+    @contextmanager
+    def listening(self, thread_id: str) -> Generator[asyncio.Event]:
+        """An event that is set when there may be a new run on a thread; whoever waits clears it."""
+        follower = _Follower()
+        self._followers.setdefault(thread_id, set()).add(follower)
+        try:
+            yield follower.arrived
+        finally:
+            self._forget(thread_id, follower)
 
     async def _heard(self, run_id: str, follower: _Follower, seq: int) -> AsyncGenerator[StoredEvent]:
         while True:

@@ -22,7 +22,7 @@ from langchain_core.runnables import RunnableConfig
 from langgraph.types import Command
 
 from muster_agent.runs import holds, queue
-from muster_agent.runs.complaints import complaint_of
+from muster_agent.runs.complaints import complaint_of, complaint_of_timeout
 from muster_agent.runs.events import StoredEvent, Writer
 from muster_agent.runs.records import Cancel, Claimed, LeaseLostError, Outcome, RunStatus, ThreadStatus
 from muster_agent.streams import v1, v2
@@ -84,6 +84,7 @@ class Execution:
 
     def start(self, group: asyncio.TaskGroup) -> None:
         """Begin."""
+        self._services.log.look(self.claimed.lease.thread_id)
         self._task = group.create_task(self._attempt(), name=f"run {self.run_id}")
         if self._run["cancel"] is not None:  # asked for while it waited
             self.cancel(Cancel(self._run["cancel"]), keeps_input=self._run["keeps_input"])
@@ -139,8 +140,7 @@ class Execution:
         except TimeoutError as error:
             if not limit.expired():
                 return await self._failed(error)
-            message = f"the run took longer than {self._run['timeout_s']:g} s"
-            return await self._complained(RunStatus.TIMEOUT, {"error": "TimeoutError", "message": message})
+            return await self._complained(RunStatus.TIMEOUT, complaint_of_timeout(self._run["timeout_s"]))
         except LeaseLostError:
             raise
         except asyncio.CancelledError:
@@ -238,20 +238,20 @@ class Execution:
     async def _streaming(
         self, graph: "Graph", start: Any, config: RunnableConfig, modes: list[str]  # noqa: ANN401 - a graph's input
     ) -> AsyncGenerator[AsyncGenerator[tuple[tuple[str, ...], str, Any]]]:
-        kwargs = self._kwargs
-        only_input = self._cancelling is not None
-        parts = graph.astream(
-            start,
-            config,
-            context=kwargs.get("context"),
-            stream_mode=modes,
-            subgraphs=True,
-            interrupt_before="*" if only_input else kwargs.get("interrupt_before"),
-            interrupt_after=kwargs.get("interrupt_after"),
-            durability=kwargs.get("durability") or "sync",
-        )
+        parts = graph.astream(start, config, stream_mode=modes, subgraphs=True, **self._wishes())
         async with aclosing(parts) as stream:
             yield self._of_wanted_graphs(stream)
+
+    def _wishes(self) -> dict[str, Any]:
+        """How the graph is to be run, as the client wants it."""
+        kwargs = self._kwargs
+        only_input = self._cancelling is not None
+        return {
+            "context": kwargs.get("context"),
+            "interrupt_before": "*" if only_input else kwargs.get("interrupt_before"),
+            "interrupt_after": kwargs.get("interrupt_after"),
+            "durability": kwargs.get("durability") or "sync",
+        }
 
     async def _of_wanted_graphs(
         self, parts: AsyncGenerator[Any]
@@ -264,13 +264,13 @@ class Execution:
                 yield (namespace if with_subgraphs else ()), mode, part
 
     async def _stream_v2(self, graph: "Graph", start: Any, config: RunnableConfig) -> None:  # noqa: ANN401 - a graph's input
-        encoder = v2.Encoder(self.run_id, str(config.get("configurable", {}).get("graph_id")))
-        for event, data in encoder.begun():
-            await self._writer.write(event, data, v2.PROTOCOL)
-        async with v2.streaming(graph, start, config, self._kwargs) as events:
-            async for protocol_event in events:
-                for event, data in encoder.write(protocol_event):
+        encoder = v2.Encoder()
+        async with v2.streaming(graph, start, config, self._wishes()) as events:
+            async for said in events:
+                for event, data in encoder.write(said):
                     await self._writer.write(event, data, v2.PROTOCOL)
+        for event, data in encoder.questions():
+            await self._writer.write(event, data, v2.PROTOCOL)
 
     async def _finished(self, graph: "Graph") -> Outcome:
         state = await graph.aget_state(self._thread_config())
@@ -341,9 +341,6 @@ class Execution:
 
     async def _end(self, outcome: Outcome) -> None:
         """Write the end, when all before it is written."""
-        if self._kwargs.get("protocol") == v2.PROTOCOL:
-            for event, data in v2.ending(outcome):
-                await self._writer.write(event, data, v2.PROTOCOL)
         await self._writer.flush()
         seq = self._writer.seq + 1
         is_gone = self._cancelling is not None and self._cancelling.action is Cancel.ROLLBACK

@@ -118,6 +118,8 @@ class Executor:
             self._executions[execution.run_id] = execution
             self._is_idle.clear()
             execution.start(group)
+        # Whoever cancelled one of them before it stood here has not found it.
+        await self._obey([each.lease.run_id for each in claimed])
         return len(claimed) == room
 
     async def _news(self) -> None:
@@ -158,10 +160,12 @@ class Executor:
         await self._obey(cancelled)
 
     async def _obey(self, run_ids: Sequence[str]) -> None:
-        for run_id in run_ids:
-            row = await self._services.database.run(queue.cancellation, run_id)
-            if row is not None:
-                self.cancel([run_id], row[0], keeps_input=row[1])
+        """Cancel those of these runs of ours that somebody has asked to cancel."""
+        if not run_ids:
+            return
+        asked = await self._services.database.run(queue.cancellations, run_ids)
+        for run_id, (action, keeps_input) in asked.items():
+            self.cancel([run_id], action, keeps_input=keeps_input)
 
     def _heard(self, topic: str) -> None:
         kind, _, run_id = topic.partition(":")

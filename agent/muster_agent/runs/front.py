@@ -14,7 +14,7 @@ from muster_agent.runs import bus, queue
 from muster_agent.runs.events import StoredEvent
 from muster_agent.runs.records import UNFINISHED, Cancel, Multitask, NewRun, NewThread, ThreadNotFoundError
 from muster_agent.runs.tables import EVENTS, RUNS
-from muster_agent.runs.thread_rows import thread
+from muster_agent.runs.thread_rows import is_taken, thread
 
 if TYPE_CHECKING:
     from muster_agent.agents.assistants import Assistant
@@ -114,8 +114,8 @@ class Runs:
         keeps_input = run.multitask is Multitask.INTERRUPT
         cancel = Cancel.INTERRUPT if keeps_input else Cancel.ROLLBACK
         self._executor.cancel(made.cancelled, cancel, keeps_input=keeps_input)
-        for run_id in made.ended:
-            self._log.look(run_id)
+        for changed in (run.thread_id, *made.ended):
+            self._log.look(changed)
         self._executor.wake()
         return made
 
@@ -240,11 +240,14 @@ def _which(tenant: str, run_id: str, thread_id: str | None) -> ColumnElement[boo
 
 
 def _submitted(connection: Connection, run: NewRun, if_missing: NewThread | None) -> queue.Submitted:
+    if if_missing is not None and thread(connection, run.tenant, run.thread_id) is None:
+        if is_taken(connection, run.thread_id):  # by another tenant
+            raise ThreadNotFoundError(run.thread_id)
     asked = _answered_questions(connection, run)
     changed = run if asked is None else NewRun(**{**_fields(run), "kwargs": {**run.kwargs, "answers": asked}})
     made = queue.submit(connection, changed, if_missing)
     bus.announce(connection, ["runs", *(f"cancel:{run_id}" for run_id in made.cancelled)])
-    bus.announce(connection, [f"events:{run_id}" for run_id in made.ended])
+    bus.announce(connection, [f"events:{changed}" for changed in (run.thread_id, *made.ended)])
     return made
 
 

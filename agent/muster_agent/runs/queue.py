@@ -44,11 +44,13 @@ from muster_agent.runs.records import (
     ThreadStatus,
 )
 from muster_agent.runs.tables import EVENTS, IDEMPOTENCY, RUNS, THREADS
-from muster_agent.runs.thread_rows import BY_HAND, insert_thread, locked_thread
+from muster_agent.runs.thread_rows import BY_HAND, ensure_thread, locked_thread
 from muster_storage import now_s
 
 END_EVENT = "end"
 """The last event of every run; its data is `{"status": ...}`."""
+
+_FAILED = (RunStatus.ERROR, RunStatus.TIMEOUT)
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +86,7 @@ def submit(connection: Connection, run: NewRun, if_missing: NewThread | None = N
     if thread is None:
         if if_missing is None:
             raise ThreadNotFoundError(run.thread_id)
-        insert_thread(connection, if_missing)
+        ensure_thread(connection, if_missing)
     others = unfinished(connection, run.thread_id)
     if others and run.multitask is Multitask.REJECT:
         raise ThreadBusyError(run.thread_id)
@@ -96,11 +98,21 @@ def submit(connection: Connection, run: NewRun, if_missing: NewThread | None = N
 
 
 def _by_key(connection: Connection, run: NewRun) -> Mapping[str, Any] | None:
+    """The run that was made with the same key. One that failed or was cancelled gives the key back: a second try is
+    what the client wants then.
+    """
     if run.idempotency_key is None:
         return None
+    if connection.dialect.name == "postgresql":  # a second request with the key waits for the first
+        name = f"{run.tenant}\n{run.idempotency_key}"
+        connection.execute(select(func.pg_advisory_xact_lock(func.hashtextextended(name, 0))))
     key = and_(IDEMPOTENCY.c.tenant == run.tenant, IDEMPOTENCY.c.key == run.idempotency_key)
     query = select(RUNS).join(IDEMPOTENCY, IDEMPOTENCY.c.run_id == RUNS.c.run_id).where(key)
-    return connection.execute(query).mappings().first()
+    known = connection.execute(query).mappings().first()
+    if known is not None and (known["status"] in _FAILED or known["cancel"] is not None):
+        connection.execute(delete(IDEMPOTENCY).where(key))
+        return None
+    return known
 
 
 def _make_way(
@@ -443,7 +455,8 @@ def _settle(connection: Connection, thread_ids: set[str]) -> None:
         connection.execute(update(THREADS).where(thread).values(status=status.value))
 
 
-def cancellation(connection: Connection, run_id: str) -> tuple[Cancel, bool] | None:
-    """What a running run has been asked to do, and whether its input is kept."""
-    row = connection.execute(select(RUNS.c.cancel, RUNS.c.keeps_input).where(RUNS.c.run_id == run_id)).first()
-    return None if row is None or row.cancel is None else (Cancel(row.cancel), bool(row.keeps_input))
+def cancellations(connection: Connection, run_ids: Sequence[str]) -> dict[str, tuple[Cancel, bool]]:
+    """Which of these runs have been asked to do what, and whether their input is kept."""
+    asked = and_(RUNS.c.run_id.in_(run_ids), RUNS.c.cancel.is_not(None))
+    rows = connection.execute(select(RUNS.c.run_id, RUNS.c.cancel, RUNS.c.keeps_input).where(asked))
+    return {row.run_id: (Cancel(row.cancel), bool(row.keeps_input)) for row in rows}

@@ -8,6 +8,7 @@ from typing import Any
 import orjson
 from sqlalchemy import ColumnElement, Connection, Select, and_, cast, delete, func, insert, literal, select, update
 from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.exc import IntegrityError
 
 from muster_agent.runs.records import UNFINISHED, NewThread, ThreadBusyError, ThreadNotFoundError, ThreadStatus
 from muster_agent.runs.tables import RUNS, THREADS
@@ -57,6 +58,20 @@ def insert_thread(connection: Connection, thread: NewThread) -> Mapping[str, Any
     }
     made = insert(THREADS).values(**row, created_at=now, updated_at=now, state_updated_at=now)
     return connection.execute(made.returning(THREADS)).mappings().one()
+
+
+def ensure_thread(connection: Connection, thread: NewThread) -> None:
+    """Make a thread unless somebody has made it at this moment.
+
+    Raises:
+        ThreadNotFoundError: It is another tenant's.
+    """
+    try:
+        with connection.begin_nested():
+            insert_thread(connection, thread)
+    except IntegrityError:
+        if locked_thread(connection, thread.tenant, thread.thread_id) is None:
+            raise ThreadNotFoundError(thread.thread_id) from None
 
 
 def _is(tenant: str, thread_id: str) -> ColumnElement[bool]:

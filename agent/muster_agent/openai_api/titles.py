@@ -1,0 +1,105 @@
+"""What chat front ends ask on the side: titles, tags, follow-up questions.
+
+They send it to the same model, with a prompt of their own around the conversation. It is no turn of the conversation and
+needs no tools, so it goes straight to the model that the agent thinks with, to be done when there is nothing else to do.
+"""
+
+import uuid
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import aclosing
+from typing import TYPE_CHECKING, Any
+
+import openai
+import orjson
+
+from muster_agent import failures, identity
+
+if TYPE_CHECKING:
+    from muster_agent.agents.assistants import Assistant
+    from muster_agent.callers import Caller
+    from muster_agent.openai_api.chat_request import ChatRequest
+    from muster_agent.service import Service
+
+TASK_HEADER = "x-openwebui-task"
+
+_TASK_PROMPT = "### Task:"
+
+
+def is_task(headers: Mapping[str, str], chat: "ChatRequest") -> bool:
+    """Whether a request is such a one: the front end says so, or its prompt begins as Open WebUI's do."""
+    said = headers.get(TASK_HEADER, "").strip()
+    # A front end that does not fill the header in sends the name of what should stand there.
+    if said and not said.startswith("{{"):
+        return True
+    last = next(message for message in reversed(chat.messages) if message.role == "user")
+    return last.content.lstrip().startswith(_TASK_PROMPT)
+
+
+class TaskCall:
+    """One call of the model for such a task.
+
+    Args:
+        service: Calls it.
+        assistant: Whose model it is.
+        caller: Who asks.
+        request_id: Of the request.
+    """
+
+    def __init__(self, service: "Service", assistant: "Assistant", caller: "Caller", request_id: str) -> None:
+        self._service = service
+        self._assistant = assistant
+        self._identity = identity.RunIdentity(
+            session_id=str(uuid.uuid4()),  # its prompt is nobody's prefix
+            request_id=request_id,
+            tenant=caller.tenant,
+            key=caller.key,
+            kind="title",
+        )
+
+    async def answer(self, chat: "ChatRequest") -> bytes:
+        """The model's answer.
+
+        Raises:
+            Failure: There is none.
+        """
+        with identity.assumed(self._identity):
+            try:
+                told: Any = await self._client.create(**await self._arguments(chat), stream=False)
+                return self._as_ours(told)
+            except openai.OpenAIError as error:
+                raise failures.of_model_call(error) from error
+
+    async def stream(self, chat: "ChatRequest") -> AsyncGenerator[bytes]:
+        """The model's chunks as server-sent events.
+
+        Raises:
+            Failure: They break off, or never come.
+        """
+        with identity.assumed(self._identity):
+            arguments = {**await self._arguments(chat), "stream": True}
+            if chat.wants_usage:
+                arguments["stream_options"] = {"include_usage": True}
+            try:
+                stream: Any = await self._client.create(**arguments)
+                async with aclosing(stream.__aiter__()) as chunks:
+                    async for chunk in chunks:
+                        yield b"data: " + self._as_ours(chunk) + b"\n\n"
+            except openai.OpenAIError as error:
+                raise failures.of_model_call(error) from error
+
+    @property
+    def _client(self) -> Any:  # noqa: ANN401 - its overloads do not take a mapping
+        return self._service.clients.openai.chat.completions
+
+    async def _arguments(self, chat: "ChatRequest") -> dict[str, Any]:
+        own = self._assistant.declaration.model
+        return {
+            "model": own or await self._service.model_name.get(),
+            "messages": [{"role": message.role, "content": message.content} for message in chat.messages],
+            "service_tier": "flex",
+            **chat.sampling,
+        }
+
+    def _as_ours(self, told: Any) -> bytes:  # noqa: ANN401 - an object of the SDK
+        """What the model said, in the name of the assistant."""
+        return orjson.dumps({**told.model_dump(exclude_unset=True), "model": self._assistant.openai_model})

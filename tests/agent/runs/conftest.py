@@ -1,0 +1,62 @@
+"""What the tests of runs share: every one of them runs on SQLite and on PostgreSQL."""
+
+import secrets
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+from cryptography.fernet import Fernet
+from langgraph_sdk import get_client
+from langgraph_sdk.client import LangGraphClient
+
+from muster_agent.testing import ModelCall, Reply, ScriptedAgent, scripted_agent
+from tests.postgres import running_postgres
+
+SECRET = Fernet.generate_key().decode()
+
+
+@pytest.fixture(scope="session")
+def postgres_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A PostgreSQL server of its own, for all tests of a session."""
+    with running_postgres(tmp_path_factory.mktemp("postgres")) as url:
+        yield url
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """An empty database of each kind."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path}/agent.db"
+    server: str = request.getfixturevalue("postgres_url")
+    name = f"agent_{secrets.token_hex(6)}"
+    with psycopg.connect(server, autocommit=True) as connection:
+        connection.execute(f"CREATE DATABASE {name}")  # pyright: ignore[reportArgumentType, reportCallIssue] - a name of ours
+    return f"{server.rsplit('/', 1)[0]}/{name}"
+
+
+Service = tuple[ScriptedAgent, LangGraphClient]
+Start = Callable[..., Any]
+
+
+@pytest.fixture
+def start(database_url: str) -> Start:
+    """Run the service on this database: `async with start(replies...) as (agent, client)`."""
+
+    @asynccontextmanager
+    async def run(
+        *script: Reply,
+        improvise: Callable[[ModelCall], Reply] | None = None,
+        agents: Mapping[str, Any] | None = None,
+        keys: Mapping[str, str] | None = None,
+        key: str | None = None,
+        **settings: object,
+    ) -> AsyncGenerator[Service]:
+        given: dict[str, Any] = {"database_url": database_url, "secret": SECRET, **settings}
+        async with scripted_agent(*script, improvise=improvise, agents=agents, keys=keys, **given) as agent:
+            async with get_client(url=agent.url, api_key=key, timeout=30) as client:
+                yield agent, client
+
+    return run
