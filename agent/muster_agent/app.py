@@ -15,12 +15,16 @@ from muster_agent import failures
 from muster_agent.agents.declarations import AgentsFile, default_agents
 from muster_agent.api.assistants import add_assistants
 from muster_agent.api.meta import add_meta
+from muster_agent.api.protocol import add_protocol
 from muster_agent.api.requests import ApiError, Json
 from muster_agent.api.runs import add_runs
 from muster_agent.api.store import add_store
+from muster_agent.api.thread_stream import add_thread_stream
 from muster_agent.api.threads import add_threads
 from muster_agent.failures import Failure
 from muster_agent.measures import Measures
+from muster_agent.openai_api.chat import add_chat
+from muster_agent.openai_api.models import add_models
 from muster_agent.runs.front import NoRunError
 from muster_agent.runs.records import ThreadBusyError, ThreadExistsError, ThreadNotFoundError
 from muster_agent.runs.thread_rows import FilterError
@@ -79,7 +83,7 @@ def create_app(
     )
     add_meta(app)
     app.router.routes.append(Route("/metrics", MetricsEndpoint(registry), methods=["GET"]))
-    for add in (add_assistants, add_threads, add_runs, add_store):
+    for add in (add_assistants, add_threads, add_runs, add_store, add_thread_stream, add_protocol, add_models, add_chat):
         add(app)
     _tell_failures(app)
     app.add_middleware(RequestIds)

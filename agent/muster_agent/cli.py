@@ -77,7 +77,8 @@ def _serve(options: dict[str, str | int]) -> int:
         _complain(str(error))
         return server.ExitCode.CONFIG
     opening = Opening()
-    code = server.serve(create_app(settings, agents, opening), listener, part="agent", drain_s=settings.drain_s)
+    app, manner = create_app(settings, agents, opening), server.Manner(websockets=True)
+    code = server.serve(app, listener, part="agent", drain_s=settings.drain_s, manner=manner)
     if opening.problem is not None:
         _complain(opening.problem)
         return server.ExitCode.CONFIG

@@ -27,6 +27,7 @@ from muster_agent.runs.front import Runs
 from muster_agent.runs.holds import Hold
 from muster_agent.runs.services import Services
 from muster_agent.runs.tables import SCHEMA
+from muster_agent.runs.thread_events import ThreadEvents
 from muster_agent.runs.threads import Threads
 from muster_agent.runs.upkeep import Retention, Upkeep
 from muster_agent.seals import Seals, secret_in
@@ -50,6 +51,7 @@ class Service:
         model_name: The model that agents think with, unless they have their own.
         runs: Runs.
         threads: Threads.
+        thread_events: What is said on threads.
         executor: Runs runs.
         departures: Ends runs whose clients have hung up.
     """
@@ -64,6 +66,7 @@ class Service:
     model_name: ModelName
     runs: Runs
     threads: Threads
+    thread_events: ThreadEvents
     executor: Executor
     departures: Departures
 
@@ -109,6 +112,7 @@ async def open_service(
             model_name=name,
             runs=Runs(database, log, executor, seals),
             threads=Threads(database, memory, assistants, executor),
+            thread_events=ThreadEvents(database, log),
             executor=executor,
             departures=Departures(log, settings.disconnect_grace_s),
         )

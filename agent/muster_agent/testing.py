@@ -319,7 +319,7 @@ def _chunks(reply: Say | CallTools) -> list[dict[str, Any]]:
 async def serving(app: ASGIApp) -> AsyncGenerator[str]:
     """Serve `app` on a free port of 127.0.0.1; yields its root URL. Answers still held are broken off."""
     with server.bind(0, "") as listener:
-        async with server.serving(app, listener):
+        async with server.serving(app, listener, server.Manner(websockets=True)):
             yield f"http://{server.LOOPBACK}:{listener.getsockname()[1]}"
 
 

@@ -110,16 +110,18 @@ class Manner:
         protocol: Makes the protocols of its connections; None for uvicorn's own.
         stopping: Called when it has been told to stop, before anything else.
         delay_s: Seconds that it still takes connections after that: a cluster needs some to send no more.
+        websockets: Whether the application speaks WebSocket; else no library for it is loaded.
     """
 
     protocol: Callable[..., asyncio.Protocol] | None = None
     stopping: Callable[[], None] | None = None
     delay_s: float = 0.0
+    websockets: bool = False
 
     def config(self, app: "ASGIApp", **options: Any) -> uvicorn.Config:  # noqa: ANN401  uvicorn's own
         """Uvicorn's configuration."""
-        # Nothing here speaks WebSocket; uvicorn would load a library for it.
-        options |= {"log_config": None, "access_log": False, "ws": "none", "server_header": False}
+        ws = "websockets-sansio" if self.websockets else "none"
+        options |= {"log_config": None, "access_log": False, "ws": ws, "server_header": False}
         # Whoever sends it may write what it likes into X-Forwarded-For.
         options |= {"proxy_headers": False}
         return uvicorn.Config(app, http=cast("Any", self.protocol or "auto"), **options)

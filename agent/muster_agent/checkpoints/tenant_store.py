@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Any
+from urllib.parse import quote
 
 from langgraph.store.base import (
     BaseStore,
@@ -34,13 +35,18 @@ class TenantStore(BaseStore):
 
     def batch(self, ops: Iterable[Op]) -> list[Result]:
         """Carry out several operations; from another thread than the event loop's."""
-        tenant = self._tenant()
+        tenant = _label(self._tenant())
         return [_outside(result) for result in self._inner.batch([_inside(op, tenant) for op in ops])]
 
     async def abatch(self, ops: Iterable[Op]) -> list[Result]:
         """Carry out several operations."""
-        tenant = self._tenant()
+        tenant = _label(self._tenant())
         return [_outside(result) for result in await self._inner.abatch([_inside(op, tenant) for op in ops])]
+
+
+def _label(tenant: str) -> str:
+    """A tenant as part of a namespace, where nothing may be empty or have a dot."""
+    return "tenant:" + quote(tenant, safe="").replace(".", "%2E")
 
 
 def _inside(op: Op, tenant: str) -> Op:

@@ -25,6 +25,11 @@ DONE = b"data: [DONE]\n\n"
 _OUT_OF_STEPS = "I stopped without finding an answer: there were too many steps."
 
 
+def broken_off(failure: Failure) -> bytes:
+    """The end of a stream that failed after it had begun."""
+    return b"data: " + orjson.dumps(failure.body) + b"\n\n" + DONE
+
+
 @dataclass(frozen=True, slots=True)
 class Heading:
     """What every part of an answer says of it.
@@ -63,8 +68,12 @@ class ChunkWriter:
         """The chunk that says who speaks."""
         return self._delta({"role": "assistant", "content": ""})
 
-    def write(self, event: "StoredEvent") -> bytes | Failure:
-        """What is sent for one event of the run; a failure is its end."""
+    def write(self, event: "StoredEvent") -> bytes:
+        """What is sent for one event of the run.
+
+        Raises:
+            Failure: It has failed.
+        """
         written = b""
         for happening in self.reader.read(event):
             match happening:
@@ -75,18 +84,14 @@ class ChunkWriter:
                 case ToolUsed():
                     written += self._tool(happening)
                 case Ended(failure=Failure() as failure):
-                    return failure
+                    raise failure
                 case Ended():
                     written += self._closing(happening)
         return written
 
     def broken_off(self, failure: Failure) -> bytes:
         """The end of a stream that failed after it had begun; no finish reason is made up for it."""
-        return b"data: " + orjson.dumps(failure.body) + b"\n\n" + DONE
-
-    def gone(self) -> Failure:
-        """Why there is no more: the run was deleted."""
-        return failures.run_cancelled()
+        return broken_off(failure)
 
     def _text(self, message_id: str, text: str) -> bytes:
         if self._message_id not in {None, message_id}:

@@ -2,23 +2,19 @@
 
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from dataclasses import dataclass
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from fastapi import FastAPI
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.types import Receive, Scope, Send
 
 from muster_agent.api.requests import Json, add, caller_of, service_of
 from muster_agent.disconnects import until_disconnect
-from muster_agent.failures import Failure
-from muster_agent.openai_api.answers import DONE, ChunkWriter, Completion, Heading
+from muster_agent.openai_api.answers import DONE, ChunkWriter, Completion, Heading, broken_off
 from muster_agent.openai_api.chat_request import ChatRequest, parse
 from muster_agent.openai_api.happenings import reader_for
 from muster_agent.openai_api.reading import assistant_of, read_body
-from muster_agent.openai_api.streaming import KEEP_ALIVE, Left, Listening, StreamedAnswer, with_silences
+from muster_agent.openai_api.streaming import Left, Manner, StreamedAnswer, written
 from muster_agent.openai_api.thread_names import ThreadName, thread_named
 from muster_agent.openai_api.titles import TaskCall, is_task
 from muster_agent.runs.front import Order, Row, of_ids
@@ -32,7 +28,8 @@ if TYPE_CHECKING:
 
 IDEMPOTENCY_KEY = "idempotency-key"
 
-_CLIENT_LEFT = 499  # nobody reads it; it is what the log shows
+CLIENT_LEFT = 499
+"""The status of an answer that nobody reads; it is what logs show."""
 _NO_STORE = {"cache-control": "no-store"}
 
 
@@ -56,7 +53,10 @@ async def _chat(request: Request) -> Response:
     )
     if chat.stream:
         writer = ChunkWriter(heading, reader_for(assistant), chat.wants_usage)
-        return StreamedAnswer(listening_to(request, run), writer, names_of(run))
+        pieces = written(service_of(request).runs.events(run["run_id"]), writer)
+        left = when_left(request, run)
+        manner = Manner(writer.opening(), writer.broken_off, service_of(request).settings.keep_alive_s, left)
+        return StreamedAnswer(pieces, manner, names_of(run))
     return await _whole(request, run, Completion(heading, reader_for(assistant)))
 
 
@@ -99,20 +99,11 @@ def names_of(run: Row) -> dict[str, str]:
     return {"x-agent-run-id": run["run_id"], "x-agent-thread-id": run["thread_id"]}
 
 
-def listening_to(request: Request, run: Row) -> Listening:
-    """A client's ear on the run that it has asked for: when it leaves, the run ends."""
-    service = service_of(request)
-    return Listening(
-        events=service.runs.events(run["run_id"]),
-        keep_alive_s=service.settings.keep_alive_s,
-        left=when_left(service, run, may_return=IDEMPOTENCY_KEY in request.headers),
-    )
-
-
-def when_left(service: "Service", run: Row, *, may_return: bool) -> Left:
+def when_left(request: Request, run: Row) -> Left:
     """Ends a run whose client has left: at once, so that its model call is closed, or after a moment where the client
     can come back to it.
     """
+    service = service_of(request)
 
     async def cancel() -> None:
         await service.runs.cancel(of_ids(run["tenant"], None, [run["run_id"]]), Cancel.INTERRUPT)
@@ -120,22 +111,20 @@ def when_left(service: "Service", run: Row, *, may_return: bool) -> Left:
     async def cancel_later() -> None:
         service.departures.cancel_unless_followed(run["run_id"], cancel)
 
-    return cancel_later if may_return else cancel
+    return cancel_later if IDEMPOTENCY_KEY in request.headers else cancel
 
 
 async def _whole(request: Request, run: Row, completion: Completion) -> Response:
     """The answer when the run has ended; it ends with its client."""
-    listening = listening_to(request, run)
 
     async def listen() -> None:
-        async with aclosing(listening.events) as events:
+        async with aclosing(service_of(request).runs.events(run["run_id"])) as events:
             async for event in events:
                 completion.take(event)
 
     if not await until_disconnect(request.receive, listen):
-        if listening.left is not None:
-            await listening.left()
-        return Response(status_code=_CLIENT_LEFT)
+        await when_left(request, run)()
+        return Response(status_code=CLIENT_LEFT)
     if completion.failure is not None:
         raise completion.failure
     headers = {**_NO_STORE, **names_of(run)}
@@ -146,12 +135,20 @@ async def _whole(request: Request, run: Row, completion: Completion) -> Response
 
 async def _task_answer(request: Request, call: TaskCall, chat: ChatRequest) -> Response:
     if chat.stream:
-        return _TaskStream(call.stream(chat), service_of(request).settings.keep_alive_s)
+        keep_alive_s = service_of(request).settings.keep_alive_s
+        return StreamedAnswer(_to_the_end(call.stream(chat)), Manner(b"", broken_off, keep_alive_s), {})
     answers: list[bytes] = []
 
     async def ask() -> None:
         answers.append(await call.answer(chat))
 
     if not await until_disconnect(request.receive, ask):
-        return Response(status_code=_CLIENT_LEFT)
+        return Response(status_code=CLIENT_LEFT)
     return Response(answers[0], headers=_NO_STORE, media_type="application/json")
+
+
+async def _to_the_end(pieces: AsyncGenerator[bytes]) -> AsyncGenerator[bytes]:
+    async with aclosing(pieces):
+        async for piece in pieces:
+            yield piece
+    yield DONE

@@ -65,7 +65,7 @@ class TaskCall:
         with identity.assumed(self._identity):
             try:
                 told: Any = await self._client.create(**await self._arguments(chat), stream=False)
-                return self._as_ours(told)
+                return self._as_ours(told, chat.model)
             except openai.OpenAIError as error:
                 raise failures.of_model_call(error) from error
 
@@ -83,7 +83,8 @@ class TaskCall:
                 stream: Any = await self._client.create(**arguments)
                 async with aclosing(stream.__aiter__()) as chunks:
                     async for chunk in chunks:
-                        yield b"data: " + self._as_ours(chunk) + b"\n\n"
+                        if chunk.choices or chat.wants_usage:  # some servers send the usage unasked
+                            yield b"data: " + self._as_ours(chunk, chat.model) + b"\n\n"
             except openai.OpenAIError as error:
                 raise failures.of_model_call(error) from error
 
@@ -100,6 +101,7 @@ class TaskCall:
             **chat.sampling,
         }
 
-    def _as_ours(self, told: Any) -> bytes:  # noqa: ANN401 - an object of the SDK
+    @staticmethod
+    def _as_ours(told: Any, name: str) -> bytes:  # noqa: ANN401 - an object of the SDK
         """What the model said, in the name of the assistant."""
-        return orjson.dumps({**told.model_dump(exclude_unset=True), "model": self._assistant.openai_model})
+        return orjson.dumps({**told.model_dump(exclude_unset=True), "model": name})

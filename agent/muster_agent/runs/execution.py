@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import orjson
 from langchain_core.runnables import RunnableConfig
-from langgraph.types import Command
+from langgraph.types import Command, Send
 
 from muster_agent.runs import holds, queue
 from muster_agent.runs.complaints import complaint_of, complaint_of_timeout
@@ -204,9 +204,7 @@ class Execution:
             return await self._services.prepare_input(graph, config, self._kwargs)
         if command.get("resume") is not None and not await self._is_still_asked(graph, config):
             return _NOTHING
-        return Command(
-            resume=command.get("resume"), goto=command.get("goto") or (), update=command.get("update")
-        )
+        return _command(command)
 
     async def _has_begun(self, config: RunnableConfig) -> bool:
         """Whether an earlier attempt has stored a checkpoint; an attempt that comes no further is not made for ever."""
@@ -330,9 +328,7 @@ class Execution:
 
     async def _complained(self, status: RunStatus, complaint: Mapping[str, str]) -> Outcome:
         """An end that clients hear of as an error."""
-        protocol = 1
-        if self._kwargs.get("protocol") != v2.PROTOCOL:
-            await self._writer.write("error", to_json(complaint), protocol)
+        await self._writer.write("error", to_json(complaint))
         try:
             return await self._at_rest(status, error=complaint)
         except Exception:  # noqa: BLE001 - the graph cannot even be opened: the thread shows what it showed
@@ -354,6 +350,15 @@ class Execution:
             self._services.log.look(self.run_id)
         else:
             self._services.log.tell(self.run_id, [StoredEvent(seq, 1, queue.END_EVENT, outcome.final)])
+
+
+def _command(asked: Mapping[str, Any]) -> "Command[Any]":
+    """A client's command; JSON has neither `Send` nor tuples."""
+    goto, update = asked.get("goto") or (), asked.get("update")
+    jumps = [goto] if isinstance(goto, str | dict) else goto
+    to = [Send(each["node"], each.get("input")) if isinstance(each, dict) else each for each in jumps]
+    pairs = [tuple(pair) for pair in update] if isinstance(update, list) else update
+    return Command(resume=asked.get("resume"), goto=to, update=pairs)
 
 
 class RunStuckError(Exception):

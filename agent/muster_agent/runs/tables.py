@@ -114,9 +114,12 @@ RESPONSES = Table(
     Column("run_id", Text, nullable=False),
     Column("checkpoint_id", Text),  # where the thread was when it ended: what the next one continues
     Column("created_at", Double, nullable=False),
+    Column("is_finished", Boolean, nullable=False),  # until then the run's events are what it is read from
+    Column("input", Json, nullable=False),
     Column("body", Json, nullable=False),
 )
 Index("agent_responses_of_thread", RESPONSES.c.thread_id)
+Index("agent_responses_of_run", RESPONSES.c.run_id)
 
 IDEMPOTENCY = Table(
     "agent_idempotency",

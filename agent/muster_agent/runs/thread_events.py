@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import ColumnElement, Connection, and_, func, or_, select
 
-from muster_agent.runs.records import UNFINISHED, RunStatus
+from muster_agent.runs import thread_rows
+from muster_agent.runs.records import UNFINISHED, RunStatus, ThreadNotFoundError
 from muster_agent.runs.tables import EVENTS, RUNS
 from muster_storage import now_s
 
@@ -107,6 +108,15 @@ class ThreadEvents:
                         yield said
                 heard.runs.add(found["seq"])
 
+    async def check(self, tenant: str, thread_id: str) -> None:
+        """See that a thread is the tenant's, or nobody's yet.
+
+        Raises:
+            ThreadNotFoundError: It is another's.
+        """
+        if await self._database.run(_is_foreign, tenant, thread_id):
+            raise ThreadNotFoundError(thread_id)
+
     async def _news(self, news: asyncio.Event, wait_s: float | None) -> None:
         if self._database.is_postgres:
             wait_s = _LOOK_S if wait_s is None else min(wait_s, _LOOK_S)
@@ -170,3 +180,7 @@ def _heard_by_now(connection: Connection, tenant: str, thread_id: str) -> _Heard
 def _one(connection: Connection, run_id: str) -> Mapping[Any, Any] | None:
     return connection.execute(select(*_COLUMNS).where(RUNS.c.run_id == run_id)).mappings().first()
 
+
+
+def _is_foreign(connection: Connection, tenant: str, thread_id: str) -> bool:
+    return thread_rows.thread(connection, tenant, thread_id) is None and thread_rows.is_taken(connection, thread_id)

@@ -11,7 +11,7 @@ from sqlalchemy import Connection, and_, delete, exists, select, update
 from muster_agent.runs import bus, queue
 from muster_agent.runs.front import new_run_id
 from muster_agent.runs.records import UNFINISHED, Multitask, NewRun, ThreadBusyError, ThreadStatus
-from muster_agent.runs.tables import EVENTS, RUNS, THREADS
+from muster_agent.runs.tables import EVENTS, RESPONSES, RUNS, THREADS
 from muster_observability import logs
 from muster_storage import now_s
 
@@ -147,7 +147,9 @@ def _outdated(connection: Connection, kept: Retention) -> list[str]:
     """Delete rows that have had their time. Returns the threads that are gone, whose states are to go too."""
     now = now_s(connection)
     over = RUNS.c.status.not_in(UNFINISHED)
-    heard = select(RUNS.c.run_id).where(over, RUNS.c.updated_at < now - kept.events_s)
+    # A response that nobody has finished yet is made of its run's events.
+    told = exists().where(RESPONSES.c.run_id == RUNS.c.run_id, RESPONSES.c.is_finished.is_(False))
+    heard = select(RUNS.c.run_id).where(over, RUNS.c.updated_at < now - kept.events_s, ~told)
     connection.execute(delete(EVENTS).where(EVENTS.c.run_id.in_(heard)))
     if kept.runs_s is not None:
         old = and_(over, RUNS.c.updated_at < now - kept.runs_s)

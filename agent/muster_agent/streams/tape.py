@@ -83,6 +83,10 @@ class Tape:
                 self._questions.clear()
                 if orjson.loads(event.data).get("attempt") == 1:
                     yield _lifecycle(said, "running", {})
+            case event if event.event == "values" and b'"__interrupt__"' not in event.data:
+                # A run that was asked for in the first protocol: its state is the thread's all the same.
+                params = b'{"namespace":[],"timestamp":%d,"data":%b}' % (_now_ms(), event.data)
+                yield ThreadEvent(_number(said), f"{said.run_id}:{event.seq}", "values", [], params)
             case _:
                 return
 
@@ -124,14 +128,17 @@ def _how_it_ended(said: "Said", status: RunStatus, *, has_result: bool) -> tuple
 
 def _lifecycle(said: "Said", word: str, more: dict[str, Any]) -> ThreadEvent:
     run = said.run or {}
-    moment_s = run.get("started_at" if word == "running" else "updated_at")
-    if moment_s is None:
-        moment_s = datetime.now(UTC).timestamp()
+    moment_s: float | None = run.get("started_at" if word == "running" else "updated_at")
+    moment_ms = _now_ms() if moment_s is None else round(moment_s * 1000)
     data = {"event": word, "graph_name": (run.get("metadata") or {}).get("graph_id", ""), **more}
-    params = {"namespace": [], "timestamp": round(moment_s * 1000), "data": data}
+    params = {"namespace": [], "timestamp": moment_ms, "data": data}
     # Clients read the run's identifier out of this one.
     event_id = f"synth:{said.run_id}:lc||{word}"
     return ThreadEvent(_number(said), event_id, "lifecycle", [], orjson.dumps(params))
+
+
+def _now_ms() -> int:
+    return round(datetime.now(UTC).timestamp() * 1000)
 
 
 def _number(said: "Said") -> int:

@@ -44,10 +44,13 @@ def upgrade() -> None:
         sa.Column("run_id", sa.Text(), nullable=False),
         sa.Column("checkpoint_id", sa.Text(), nullable=True),
         sa.Column("created_at", sa.Double(), nullable=False),
+        sa.Column("is_finished", sa.Boolean(), nullable=False),
+        sa.Column("input", Json(), nullable=False),
         sa.Column("body", Json(), nullable=False),
         sa.ForeignKeyConstraint(["thread_id"], ["agent_threads.thread_id"], ondelete="CASCADE"),
         sa.PrimaryKeyConstraint("response_id"),
     )
+    op.create_index("agent_responses_of_run", "agent_responses", ["run_id"], unique=False)
     op.create_index("agent_responses_of_thread", "agent_responses", ["thread_id"], unique=False)
     op.create_table(
         "agent_runs",

@@ -1,0 +1,150 @@
+"""A thread over a WebSocket: commands and subscriptions come in, answers and events go out."""
+
+from contextlib import aclosing
+from typing import Any
+from urllib.parse import urlsplit
+
+import anyio
+import orjson
+from langchain_core.utils.uuid import uuid7
+from pydantic import ValidationError
+from starlette.websockets import WebSocket, WebSocketDisconnect
+
+from muster_agent.api.commands import Command, Sender, refusal
+from muster_agent.api.requests import MAX_BODY_BYTES, ApiError, checked_id
+from muster_agent.api.subscribing import SubscriptionBody, subscribed
+from muster_agent.failures import Failure
+from muster_agent.runs.records import ThreadNotFoundError
+from muster_agent.service import Service
+from muster_agent.wire import to_json
+from muster_observability.request_ids import new_request_id
+
+_MOST_SUBSCRIPTIONS = 64
+# A browser is not told the status of a refused handshake, so the socket is opened and closed with this plus the status.
+_CLOSE = 4000
+
+
+async def serve_thread(websocket: WebSocket) -> None:
+    """Serve one client for as long as it stays."""
+    await websocket.accept()
+    try:
+        sender = await _sender(websocket)
+    except Failure as error:
+        await websocket.close(_CLOSE + error.status, error.message[:100])
+        return
+    except ApiError as error:
+        await websocket.close(_CLOSE + error.status, error.detail[:100])
+        return
+    except ThreadNotFoundError:
+        await websocket.close(_CLOSE + 404, "Thread not found")
+        return
+    async with anyio.create_task_group() as group:
+        await _Conversation(websocket, sender, group).hold()
+        group.cancel_scope.cancel()
+
+
+async def _sender(websocket: WebSocket) -> Sender:
+    """Who speaks, and on which thread.
+
+    Raises:
+        ApiError: 403, a page of another site speaks for its visitor; 422, the path names no thread.
+        Failure: Nobody known speaks, or the proxy cannot be asked.
+        ThreadNotFoundError: The thread is another tenant's.
+    """
+    # A browser asks nobody before it opens a socket for a page, whichever page that is.
+    origin = websocket.headers.get("origin")
+    if origin is not None and urlsplit(origin).netloc != websocket.headers.get("host"):
+        raise ApiError(403, "Pages of other sites may not use this service.")
+    service: Service = websocket.app.state.service
+    caller = await service.callers.identify(websocket.headers)
+    thread_id = checked_id(websocket.path_params["thread_id"], "thread")
+    await service.thread_events.check(caller.tenant, thread_id)
+    return Sender(service, caller, thread_id, new_request_id())
+
+
+class _Conversation:
+    """One client's commands and subscriptions."""
+
+    def __init__(self, websocket: WebSocket, sender: Sender, group: Any) -> None:  # noqa: ANN401 - anyio's task group
+        self._websocket = websocket
+        self._sender = sender
+        self._group = group
+        self._subscriptions: dict[str, anyio.CancelScope] = {}
+        self._lock = anyio.Lock()
+
+    async def hold(self) -> None:
+        """Do what the client says until it leaves."""
+        try:
+            while True:
+                await self._send(await self._answer(await self._websocket.receive_text()))
+        except (WebSocketDisconnect, KeyError):  # it left, or sent bytes
+            return
+
+    async def _answer(self, text: str) -> dict[str, Any] | None:
+        """The answer to a command; None where it has been sent already."""
+        try:
+            command = _read(text)
+        except ApiError as error:
+            return refusal(None, "invalid_argument", error.detail)
+        match command.method:
+            case "subscription.subscribe":
+                return await self._subscribe(command)
+            case "subscription.unsubscribe":
+                return self._unsubscribe(command)
+            case _:
+                return await self._obey(command)
+
+    async def _obey(self, command: Command) -> dict[str, Any]:
+        try:
+            return await self._sender.obey(command)
+        except ThreadNotFoundError:
+            return refusal(command.id, "permission_denied", "Thread not found")
+
+    async def _subscribe(self, command: Command) -> dict[str, Any] | None:
+        try:
+            body = SubscriptionBody.model_validate(command.params or {})
+        except ValidationError:
+            return refusal(command.id, "invalid_argument", "subscription.subscribe requires channels.")
+        if len(self._subscriptions) >= _MOST_SUBSCRIPTIONS:
+            return refusal(command.id, "invalid_argument", f"A connection has {_MOST_SUBSCRIPTIONS} subscriptions.")
+        name = str(uuid7())
+        self._subscriptions[name] = scope = anyio.CancelScope()
+        # Before the first event: the client knows what it is for by then.
+        await self._send({"type": "success", "id": command.id, "result": {"subscription_id": name}})
+        self._group.start_soon(self._relay, body, scope)
+        return None
+
+    def _unsubscribe(self, command: Command) -> dict[str, Any]:
+        name = str((command.params or {}).get("subscription_id"))
+        scope = self._subscriptions.pop(name, None)
+        if scope is None:
+            return refusal(command.id, "no_such_subscription", "There is no such subscription.")
+        scope.cancel()
+        return {"type": "success", "id": command.id, "result": {}}
+
+    async def _relay(self, body: SubscriptionBody, scope: anyio.CancelScope) -> None:
+        sender = self._sender
+        events = subscribed(sender.service, sender.caller.tenant, sender.thread_id, body)
+        with scope:
+            async with aclosing(events) as wanted:
+                async for event in wanted:
+                    await self._write(event.as_json())
+
+    async def _send(self, answer: dict[str, Any] | None) -> None:
+        if answer is not None:
+            await self._write(to_json(answer))
+
+    async def _write(self, message: bytes) -> None:
+        async with self._lock:
+            await self._websocket.send_text(message.decode())
+
+
+def _read(text: str) -> Command:
+    if len(text) > MAX_BODY_BYTES:
+        raise ApiError(413, f"A message is larger than {MAX_BODY_BYTES} bytes.")
+    try:
+        return Command.model_validate(orjson.loads(text))
+    except orjson.JSONDecodeError:
+        raise ApiError(422, "Protocol commands must be valid JSON.") from None
+    except ValidationError:
+        raise ApiError(422, "Protocol commands must include an integer id and string method.") from None

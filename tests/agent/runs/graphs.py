@@ -1,0 +1,50 @@
+"""Graphs as users bring them: compiled, as a builder, and made by a function."""
+
+from typing import Any, TypedDict
+
+from langchain_core.runnables import RunnableConfig
+from langgraph.config import get_stream_writer
+from langgraph.graph import END, START, StateGraph
+
+
+class State(TypedDict, total=False):
+    """What the graphs remember."""
+
+    text: str
+
+
+def _graph(**nodes: Any) -> StateGraph[Any, Any, Any, Any]:
+    builder: StateGraph[Any, Any, Any, Any] = StateGraph(State)
+    names = list(nodes)
+    for name, node in nodes.items():
+        builder.add_node(name, node)
+    for before, after in zip([START, *names], [*names, END], strict=True):
+        builder.add_edge(before, after)
+    return builder
+
+
+def _outer(state: State) -> State:
+    get_stream_writer()({"step": "outer"})
+    return state
+
+
+def _inner(state: State) -> State:
+    return {"text": f"{state.get('text')}b"}
+
+
+def _fail(_state: State) -> State:
+    raise ValueError("boom!")
+
+
+nested = _graph(outer=_outer, inner=_graph(deep=_inner).compile()).compile()
+failing = _graph(fail=_fail)
+
+
+def factory(config: RunnableConfig) -> StateGraph[Any, Any, Any, Any]:
+    """A graph that does what its run is configured to."""
+    suffix = config.get("configurable", {})["suffix"]
+
+    def append(state: State) -> State:
+        return {"text": f"{state.get('text')}{suffix}"}
+
+    return _graph(append=append)
