@@ -24,7 +24,9 @@ from muster_agent.api.threads import add_threads
 from muster_agent.failures import Failure
 from muster_agent.measures import Measures
 from muster_agent.openai_api.chat import add_chat
+from muster_agent.openai_api.conversations import add_conversations
 from muster_agent.openai_api.models import add_models
+from muster_agent.openai_api.responses import add_responses
 from muster_agent.runs.front import NoRunError
 from muster_agent.runs.records import ThreadBusyError, ThreadExistsError, ThreadNotFoundError
 from muster_agent.runs.thread_rows import FilterError
@@ -83,7 +85,18 @@ def create_app(
     )
     add_meta(app)
     app.router.routes.append(Route("/metrics", MetricsEndpoint(registry), methods=["GET"]))
-    for add in (add_assistants, add_threads, add_runs, add_store, add_thread_stream, add_protocol, add_models, add_chat):
+    for add in (
+        add_assistants,
+        add_threads,
+        add_runs,
+        add_store,
+        add_thread_stream,
+        add_protocol,
+        add_models,
+        add_chat,
+        add_responses,
+        add_conversations,
+    ):
         add(app)
     _tell_failures(app)
     app.add_middleware(RequestIds)

@@ -84,6 +84,11 @@ def run_cancelled() -> Failure:
     return Failure(400, "The run was cancelled.", _UNPROCESSED, "run_cancelled")
 
 
+def client_too_slow() -> Failure:
+    """The client has read so slowly that the rest of its answer is lost."""
+    return Failure(503, "The answer was read too slowly, and is lost in part.", _SERVER, "client_too_slow")
+
+
 def not_found(message: str, param: str | None = None) -> Failure:
     """The caller has no such thing; it may be another's, which is not told."""
     return Failure(404, message, _UNPROCESSED, "not_found", param)

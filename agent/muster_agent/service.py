@@ -20,6 +20,7 @@ from muster_agent.clients import ProxyClients, connect
 from muster_agent.measures import Measures
 from muster_agent.models import ModelName
 from muster_agent.openai_api.reconciling import prepare_input
+from muster_agent.openai_api.stored_responses import StoredResponses
 from muster_agent.runs.departures import Departures
 from muster_agent.runs.events import EventLog
 from muster_agent.runs.executor import Executor
@@ -54,6 +55,7 @@ class Service:
         thread_events: What is said on threads.
         executor: Runs runs.
         departures: Ends runs whose clients have hung up.
+        responses: Responses that can be asked for later.
     """
 
     settings: AgentSettings
@@ -69,6 +71,7 @@ class Service:
     thread_events: ThreadEvents
     executor: Executor
     departures: Departures
+    responses: StoredResponses
 
 
 @asynccontextmanager
@@ -101,6 +104,9 @@ async def open_service(
         seals = await asyncio.to_thread(_seals, settings)
         log = EventLog(database)
         executor = _executor(settings, database, log, memory, assistants, seals, measures)
+        runs = Runs(database, log, executor, seals)
+        responses = StoredResponses(database, runs, memory, assistants)
+        opened.push_async_callback(responses.close)
         service = Service(
             settings=settings,
             assistants=assistants,
@@ -110,11 +116,12 @@ async def open_service(
             memory=memory,
             measures=measures,
             model_name=name,
-            runs=Runs(database, log, executor, seals),
+            runs=runs,
             threads=Threads(database, memory, assistants, executor),
             thread_events=ThreadEvents(database, log),
             executor=executor,
             departures=Departures(log, settings.disconnect_grace_s),
+            responses=responses,
         )
         upkeep = Upkeep(database, memory, executor, _retention(settings))
         await opened.enter_async_context(_working(executor, upkeep))

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from http import HTTPStatus
 from typing import Any, cast
 
 from pydantic import Field, ValidationError
@@ -68,7 +69,8 @@ class Sender:
         except _RefusedError as error:
             return refusal(command.id, error.code, error.message)
         except ApiError as error:
-            return refusal(command.id, _INVALID if error.status == 422 else "no_such_checkpoint", error.detail)  # noqa: PLR2004 - HTTP
+            code = "no_such_checkpoint" if error.status == HTTPStatus.NOT_FOUND else _INVALID
+            return refusal(command.id, code, error.detail)
         except ThreadBusyError:
             return refusal(command.id, _INVALID, _BUSY)
         # Clients take 0 for "the run's own first event tells": true also while an earlier run goes on.
@@ -84,7 +86,9 @@ class Sender:
             case "state.get":
                 return await self._state(params)
             case "subscription.subscribe" | "subscription.unsubscribe" | "subscription.reconnect":
-                raise _RefusedError("not_supported", "Subscriptions are made with a stream or over a WebSocket.")
+                raise _RefusedError(
+                    "not_supported", "Subscriptions are made with a stream or over a WebSocket."
+                )
             case _:
                 raise _RefusedError("unknown_command", f"Unknown protocol command: {method[:64]}")
 
@@ -109,7 +113,8 @@ class Sender:
         thread = await self._thread()
         if thread is None or (assistant_id := thread["metadata"].get("assistant_id")) is None:
             raise _RefusedError("no_such_run", "Nothing has run on this thread; call run.start first.")
-        waiting = {each["id"] for task in (thread["interrupts"] or {}).values() for each in task}
+        interrupts = cast("dict[str, list[dict[str, Any]]]", thread["interrupts"] or {})
+        waiting = {each["id"] for task in interrupts.values() for each in task}
         if not waiting:
             raise _RefusedError(_INVALID, "input.respond can only be used while the run is interrupted.")
         if unknown := set(answers) - waiting:
@@ -134,7 +139,8 @@ class Sender:
         return str(run["run_id"])
 
     async def _state(self, params: Mapping[str, Any]) -> dict[str, Any]:
-        namespace, keys = params.get("namespace") or [], params.get("keys")
+        namespace: list[str] = params.get("namespace") or []
+        keys: list[str] | None = params.get("keys")
         if not _are_texts(namespace) or not (keys is None or _are_texts(keys)):
             raise _RefusedError(_INVALID, "namespace and keys must be lists of strings")
         where = {"checkpoint_ns": "|".join(namespace)} if namespace else None
@@ -145,7 +151,10 @@ class Sender:
         wanted = values if keys is None else {key: values[key] for key in keys if key in values}
         told: dict[str, Any] = {"values": v2.brief(wanted)}
         if checkpoint is not None:
-            told["checkpoint"] = {"id": checkpoint["checkpoint_id"], "ns": checkpoint.get("checkpoint_ns", "")}
+            told["checkpoint"] = {
+                "id": checkpoint["checkpoint_id"],
+                "ns": checkpoint.get("checkpoint_ns", ""),
+            }
         return told
 
 

@@ -27,7 +27,7 @@ class SubscriptionBody(Body):
 async def subscribed(
     service: Service, tenant: str, thread_id: str, body: SubscriptionBody
 ) -> AsyncGenerator["ThreadEvent"]:
-    """The events of a thread that somebody wants: those there are behind the last one that he has, and those to come."""
+    """The events of a thread that somebody wants, behind the last one that he has, those to come included."""
     wanted = Subscription(frozenset(body.channels), body.namespaces or (), body.depth)
     tape = Tape()
     after = place_of(body.since or 0)

@@ -1,7 +1,7 @@
 """A thread over a WebSocket: commands and subscriptions come in, answers and events go out."""
 
 from contextlib import aclosing
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 import anyio
@@ -15,9 +15,11 @@ from muster_agent.api.requests import MAX_BODY_BYTES, ApiError, checked_id
 from muster_agent.api.subscribing import SubscriptionBody, subscribed
 from muster_agent.failures import Failure
 from muster_agent.runs.records import ThreadNotFoundError
-from muster_agent.service import Service
 from muster_agent.wire import to_json
 from muster_observability.request_ids import new_request_id
+
+if TYPE_CHECKING:
+    from muster_agent.service import Service
 
 _MOST_SUBSCRIPTIONS = 64
 # A browser is not told the status of a refused handshake, so the socket is opened and closed with this plus the status.
@@ -106,7 +108,9 @@ class _Conversation:
         except ValidationError:
             return refusal(command.id, "invalid_argument", "subscription.subscribe requires channels.")
         if len(self._subscriptions) >= _MOST_SUBSCRIPTIONS:
-            return refusal(command.id, "invalid_argument", f"A connection has {_MOST_SUBSCRIPTIONS} subscriptions.")
+            return refusal(
+                command.id, "invalid_argument", f"A connection has {_MOST_SUBSCRIPTIONS} subscriptions."
+            )
         name = str(uuid7())
         self._subscriptions[name] = scope = anyio.CancelScope()
         # Before the first event: the client knows what it is for by then.

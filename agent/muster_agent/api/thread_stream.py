@@ -54,6 +54,7 @@ class LiveStream(Response):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send the answer."""
+        del scope
         await until_disconnect(receive, partial(self._answer, send))
 
     async def _answer(self, send: Send) -> None:

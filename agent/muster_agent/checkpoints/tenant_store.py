@@ -1,7 +1,6 @@
 """One store for all tenants: each sees a part of it as if it were the whole."""
 
 from collections.abc import Callable, Iterable
-from dataclasses import replace
 from typing import Any
 from urllib.parse import quote
 
@@ -65,9 +64,9 @@ def _namespaces_inside(op: ListNamespacesOp, tenant: str) -> ListNamespacesOp:
     given = op.match_conditions or ()
     prefixes = [condition for condition in given if condition.match_type == "prefix"]
     others = [condition for condition in given if condition.match_type != "prefix"]
-    conditions = [
-        replace(condition, path=(tenant, *condition.path)) for condition in prefixes
-    ] or [MatchCondition("prefix", (tenant,))]
+    conditions = [condition._replace(path=(tenant, *condition.path)) for condition in prefixes] or [
+        MatchCondition("prefix", (tenant,))
+    ]
     depth = None if op.max_depth is None else op.max_depth + 1
     return op._replace(match_conditions=(*conditions, *others), max_depth=depth)
 

@@ -26,11 +26,13 @@ def question(interrupts: Sequence[Mapping[str, Any]]) -> str:
     """What is asked, as text."""
     asked = [f"- {_call_line(call)}" for each in interrupts for call in calls_of(each["value"])]
     asked += [f"- {_shortened(_json(each['value']))}" for each in interrupts if not calls_of(each["value"])]
-    return "\n".join([
-        f"{QUESTION}, and nothing has been carried out yet:",
-        *asked,
-        "It cannot be approved in this chat. The next message here withdraws it.",
-    ])
+    return "\n".join(
+        [
+            f"{QUESTION}, and nothing has been carried out yet:",
+            *asked,
+            "It cannot be approved in this chat. The next message here withdraws it.",
+        ]
+    )
 
 
 def calls_of(value: object) -> list[dict[str, Any]]:

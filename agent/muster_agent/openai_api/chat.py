@@ -14,7 +14,7 @@ from muster_agent.openai_api.answers import DONE, ChunkWriter, Completion, Headi
 from muster_agent.openai_api.chat_request import ChatRequest, parse
 from muster_agent.openai_api.happenings import reader_for
 from muster_agent.openai_api.reading import assistant_of, read_body
-from muster_agent.openai_api.streaming import Left, Manner, StreamedAnswer, written
+from muster_agent.openai_api.streaming import Left, Manner, StreamedAnswer, whole, written
 from muster_agent.openai_api.thread_names import ThreadName, thread_named
 from muster_agent.openai_api.titles import TaskCall, is_task
 from muster_agent.runs.front import Order, Row, of_ids
@@ -24,7 +24,7 @@ from muster_observability.request_ids import request_id_of
 if TYPE_CHECKING:
     from muster_agent.agents.assistants import Assistant
     from muster_agent.callers import Caller
-    from muster_agent.service import Service
+    from muster_agent.runs.events import StoredEvent
 
 IDEMPOTENCY_KEY = "idempotency-key"
 
@@ -47,17 +47,17 @@ async def _chat(request: Request) -> Response:
         return await _task_answer(request, call, chat)
     name = thread_named(request.headers, chat.metadata, chat.prompt_cache_key, caller.tenant)
     order = _order(request, caller, assistant, chat, name)
-    run = await service_of(request).runs.submit(order)
+    run, events = await service_of(request).runs.submit_and_follow(order)
     heading = Heading(
         f"chatcmpl-{run['run_id']}", int(run["created_at"]), chat.model, chat.shows_agent_events
     )
     if chat.stream:
         writer = ChunkWriter(heading, reader_for(assistant), chat.wants_usage)
-        pieces = written(service_of(request).runs.events(run["run_id"]), writer)
+        pieces = written(events, writer)
         left = when_left(request, run)
         manner = Manner(writer.opening(), writer.broken_off, service_of(request).settings.keep_alive_s, left)
         return StreamedAnswer(pieces, manner, names_of(run))
-    return await _whole(request, run, Completion(heading, reader_for(assistant)))
+    return await _whole(request, run, events, Completion(heading, reader_for(assistant)))
 
 
 def _order(
@@ -67,6 +67,8 @@ def _order(
         "transcript": {"messages": chat.conversation, "is_whole": name is None or name.is_sent_whole},
         "stream_mode": ["messages-tuple", "updates"] if chat.stream else ["updates"],
         "is_patient": False,
+        # A client that may ask again for the same answer hears it from the beginning.
+        "stream_resumable": IDEMPOTENCY_KEY in request.headers,
         **context_for(assistant, chat.instructions, chat.sampling),
     }
     return Order(
@@ -114,12 +116,14 @@ def when_left(request: Request, run: Row) -> Left:
     return cancel_later if IDEMPOTENCY_KEY in request.headers else cancel
 
 
-async def _whole(request: Request, run: Row, completion: Completion) -> Response:
+async def _whole(
+    request: Request, run: Row, events: "AsyncGenerator[StoredEvent]", completion: Completion
+) -> Response:
     """The answer when the run has ended; it ends with its client."""
 
     async def listen() -> None:
-        async with aclosing(service_of(request).runs.events(run["run_id"])) as events:
-            async for event in events:
+        async with aclosing(whole(events)) as told:
+            async for event in told:
                 completion.take(event)
 
     if not await until_disconnect(request.receive, listen):

@@ -137,7 +137,9 @@ class ChatRequest(Strict):
         return sampling_of(given, self.max_completion_tokens or self.max_tokens, form)
 
 
-def sampling_of(given: Mapping[str, object], limit: int | None, form: Mapping[str, Any] | None) -> dict[str, Any]:
+def sampling_of(
+    given: Mapping[str, object], limit: int | None, form: Mapping[str, Any] | None
+) -> dict[str, Any]:
     """What goes with each model call, by the names that `ChatOpenAI` takes.
 
     Args:
@@ -192,4 +194,3 @@ def _check_roles(messages: list[Message]) -> None:
         raise failures.bad_request("There is no user message to answer.", param="messages")
     if spoken[-1] != "user":
         raise failures.bad_request("The last message must be the user's.", param="messages")
-

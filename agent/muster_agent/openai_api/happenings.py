@@ -167,7 +167,9 @@ class Reader:
         self._unfinished.clear()
 
     def _message(self, message: Mapping[str, Any], metadata: Mapping[str, Any]) -> Generator[Happening]:
-        if message.get("type") not in {"AIMessageChunk", "ai"} or not self._answers(metadata.get("langgraph_node")):
+        if message.get("type") not in {"AIMessageChunk", "ai"} or not self._answers(
+            metadata.get("langgraph_node")
+        ):
             return
         text, identifier = text_of(message), str(message.get("id"))
         if identifier in self._seen or not text:
@@ -297,7 +299,7 @@ def _of_this_turn(messages: list[Any]) -> list[dict[str, Any]]:
     """What an update adds to the turn: some graphs give back the whole conversation, and a summary rewrites it."""
     known = [cast("dict[str, Any]", message) for message in messages if isinstance(message, dict)]
     if any(message.get("type") == "remove" for message in known):
-        return []
+        return known[-1:]
     humans = [place for place, message in enumerate(known) if message.get("type") == "human"]
     return known[humans[-1] + 1 :] if humans else known
 

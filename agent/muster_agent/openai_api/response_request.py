@@ -16,7 +16,9 @@ TOOL_CALLS = "agent.tool_calls"
 _MOST_ITEMS = 10_000
 _MAX_TOKENS = 1_000_000
 _OWN_TOOLS = "This model runs its own tools and takes none from the client."
-_NO_THREAD = "This answers a call of an earlier response: name it with previous_response_id, or its conversation."
+_NO_THREAD = (
+    "This answers a call of an earlier response: name it with previous_response_id, or its conversation."
+)
 
 
 class Format(Strict):
@@ -38,8 +40,16 @@ class Format(Strict):
         """It, as chat completions have it."""
         if self.type != "json_schema":
             return {"type": self.type}
-        known = {"name": self.name, "schema": self.schema_, "strict": self.strict, "description": self.description}
-        return {"type": self.type, "json_schema": {key: value for key, value in known.items() if value is not None}}
+        known = {
+            "name": self.name,
+            "schema": self.schema_,
+            "strict": self.strict,
+            "description": self.description,
+        }
+        return {
+            "type": self.type,
+            "json_schema": {key: value for key, value in known.items() if value is not None},
+        }
 
 
 class Text(Strict):
@@ -91,7 +101,9 @@ class ResponseRequest(Strict):
     @property
     def form(self) -> dict[str, Any] | None:
         """The answer's form as chat completions have it."""
-        return None if self.text is None or self.text.format is None else self.text.format.as_response_format()
+        return (
+            None if self.text is None or self.text.format is None else self.text.format.as_response_format()
+        )
 
     @property
     def sampling(self) -> dict[str, Any]:
@@ -227,7 +239,9 @@ def _take_answer(given: Input, item: dict[str, Any], where: str) -> None:
         raise failures.bad_request(f"{where}.call_id: expected a string", param=f"{where}.call_id")
     output = _text(item.get("output"), f"{where}.output")
     given.answers.append(Answer(call_id, output, f"{where}.output"))
-    given.items.append({"type": "function_call_output", "call_id": call_id, "output": output, "status": "completed"})
+    given.items.append(
+        {"type": "function_call_output", "call_id": call_id, "output": output, "status": "completed"}
+    )
 
 
 def _text(content: object, where: str) -> str:

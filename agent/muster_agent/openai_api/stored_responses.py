@@ -44,12 +44,14 @@ class NewResponse:
     Attributes:
         run: Its run.
         body: What it is while its run goes on.
-        input: The items that it was asked with.
+        items: What it was asked with.
+        shows_tools: Whether tool calls are items for programs.
     """
 
     run: Row
     body: Mapping[str, Any]
-    input: Sequence[Mapping[str, Any]]
+    items: Sequence[Mapping[str, Any]]
+    shows_tools: bool
 
 
 class StoredResponses:
@@ -62,7 +64,9 @@ class StoredResponses:
         assistants: Who made them.
     """
 
-    def __init__(self, database: "Database", runs: "Runs", memory: "Memory", assistants: "Assistants") -> None:
+    def __init__(
+        self, database: "Database", runs: "Runs", memory: "Memory", assistants: "Assistants"
+    ) -> None:
         self._database = database
         self._runs = runs
         self._memory = memory
@@ -115,7 +119,9 @@ class StoredResponses:
         assistant = self._assistants.by_model(asked["model"])
         if assistant is None:
             raise missing(row["response_id"])
-        return ResponseWriter(dict(asked), reader_for(assistant), shows_tools=row["shows_tools"], after=after)
+        return ResponseWriter(
+            dict(asked), reader_for(assistant), shows_tools=row["asked"]["shows_tools"], after=after
+        )
 
     async def delete(self, tenant: str, response_id: str) -> Row:
         """Delete a response. Returns what it was, with `is_last` for the last of its thread.
@@ -188,7 +194,7 @@ def _add(connection: Connection, response: NewResponse) -> Row:
         "thread_id": run["thread_id"],
         "run_id": run["run_id"],
         "is_finished": False,
-        "input": response.input,
+        "asked": {"items": list(response.items), "shows_tools": response.shows_tools},
         "body": response.body,
     }
     made = insert(RESPONSES).values(**row, created_at=now_s(connection)).returning(RESPONSES)

@@ -45,19 +45,34 @@ class Writer(Protocol):
         ...
 
 
+async def whole(events: "AsyncGenerator[StoredEvent]") -> "AsyncGenerator[StoredEvent]":
+    """A run's events from the first to the last, and nothing less.
+
+    Raises:
+        Failure: The run is gone, or the client has read so slowly that events were dropped.
+    """
+    seq = 0
+    async with aclosing(events):
+        async for event in events:
+            if event.seq != seq + 1:
+                raise failures.client_too_slow()
+            seq = event.seq
+            yield event
+            if event.is_last:
+                return
+    raise failures.run_cancelled()  # deleted while we listened
+
+
 async def written(events: "AsyncGenerator[StoredEvent]", writer: Writer) -> AsyncGenerator[bytes]:
     """What is sent for a run's events.
 
     Raises:
-        Failure: The run has failed, or is gone.
+        Failure: The run has failed, or cannot be told.
     """
-    async with aclosing(events):
-        async for event in events:
+    async with aclosing(whole(events)) as told:
+        async for event in told:
             if piece := writer.write(event):
                 yield piece
-            if event.is_last:
-                return
-    raise failures.run_cancelled()  # deleted while we listened
 
 
 @dataclass(frozen=True, slots=True)

@@ -55,7 +55,10 @@ def thread_named(
     Raises:
         Failure: 400, the name is too long.
     """
-    given = [("x-thread-id", headers.get("x-thread-id")), ("metadata.thread_id", (metadata or {}).get("thread_id"))]
+    given = [
+        ("x-thread-id", headers.get("x-thread-id")),
+        ("metadata.thread_id", (metadata or {}).get("thread_id")),
+    ]
     given += [(name, headers.get(name)) for name in _HEADERS]
     given.append(("prompt_cache_key", cache_key))
     for source, name in given:

@@ -14,7 +14,7 @@ from muster_agent.runs import bus, queue
 from muster_agent.runs.events import StoredEvent
 from muster_agent.runs.records import UNFINISHED, Cancel, Multitask, NewRun, NewThread, ThreadNotFoundError
 from muster_agent.runs.tables import EVENTS, RUNS
-from muster_agent.runs.thread_rows import is_taken, thread
+from muster_agent.runs.thread_rows import is_foreign, thread
 
 if TYPE_CHECKING:
     from muster_agent.agents.assistants import Assistant
@@ -240,9 +240,8 @@ def _which(tenant: str, run_id: str, thread_id: str | None) -> ColumnElement[boo
 
 
 def _submitted(connection: Connection, run: NewRun, if_missing: NewThread | None) -> queue.Submitted:
-    if if_missing is not None and thread(connection, run.tenant, run.thread_id) is None:
-        if is_taken(connection, run.thread_id):  # by another tenant
-            raise ThreadNotFoundError(run.thread_id)
+    if if_missing is not None and is_foreign(connection, run.tenant, run.thread_id):
+        raise ThreadNotFoundError(run.thread_id)
     asked = _answered_questions(connection, run)
     changed = run if asked is None else NewRun(**{**_fields(run), "kwargs": {**run.kwargs, "answers": asked}})
     made = queue.submit(connection, changed, if_missing)

@@ -115,7 +115,7 @@ RESPONSES = Table(
     Column("checkpoint_id", Text),  # where the thread was when it ended: what the next one continues
     Column("created_at", Double, nullable=False),
     Column("is_finished", Boolean, nullable=False),  # until then the run's events are what it is read from
-    Column("input", Json, nullable=False),
+    Column("asked", Json, nullable=False),  # the input items, and how the run is told
     Column("body", Json, nullable=False),
 )
 Index("agent_responses_of_thread", RESPONSES.c.thread_id)

@@ -91,10 +91,14 @@ class ThreadEvents:
     async def follow(self, tenant: str, thread_id: str, after: Place | None = None) -> AsyncGenerator[Said]:
         """Everything that is said on a tenant's thread behind a place, or from now on; it does not end by itself.
 
-        A thread that does not exist is silent until it does. Whoever does not want to hear more must close the generator.
+        A thread that does not exist is silent until it does. Whoever has heard enough must close the generator.
         """
         with self._log.listening(thread_id) as news:
-            heard = await self._database.run(_heard_by_now, tenant, thread_id) if after is None else _heard_until(after)
+            heard = (
+                await self._database.run(_heard_by_now, tenant, thread_id)
+                if after is None
+                else _heard_until(after)
+            )
             while True:
                 news.clear()
                 found, wait_s = await self._database.run(_next, tenant, thread_id, heard)
@@ -114,7 +118,7 @@ class ThreadEvents:
         Raises:
             ThreadNotFoundError: It is another's.
         """
-        if await self._database.run(_is_foreign, tenant, thread_id):
+        if await self._database.run(thread_rows.is_foreign, tenant, thread_id):
             raise ThreadNotFoundError(thread_id)
 
     async def _news(self, news: asyncio.Event, wait_s: float | None) -> None:
@@ -174,13 +178,8 @@ def _heard_by_now(connection: Connection, tenant: str, thread_id: str) -> _Heard
         .where(mine, goes_on)
         .group_by(RUNS.c.seq)
     )
-    return _Heard(below, set(over), {run: event for run, event in connection.execute(said)})
+    return _Heard(below, set(over), {row[0]: row[1] for row in connection.execute(said)})
 
 
 def _one(connection: Connection, run_id: str) -> Mapping[Any, Any] | None:
     return connection.execute(select(*_COLUMNS).where(RUNS.c.run_id == run_id)).mappings().first()
-
-
-
-def _is_foreign(connection: Connection, tenant: str, thread_id: str) -> bool:
-    return thread_rows.thread(connection, tenant, thread_id) is None and thread_rows.is_taken(connection, thread_id)

@@ -94,6 +94,11 @@ def is_taken(connection: Connection, thread_id: str) -> bool:
     return connection.execute(select(THREADS.c.thread_id).where(THREADS.c.thread_id == thread_id)).first() is not None
 
 
+def is_foreign(connection: Connection, tenant: str, thread_id: str) -> bool:
+    """Whether another tenant has a thread of this identifier."""
+    return thread(connection, tenant, thread_id) is None and is_taken(connection, thread_id)
+
+
 def search(
     connection: Connection, tenant: str, query: ThreadQuery, sort: tuple[str, bool], page: tuple[int, int]
 ) -> Sequence[Mapping[str, Any]]:

@@ -13,8 +13,8 @@ class Subscription:
     Attributes:
         channels: `values`, `messages`, `tools`, `lifecycle`, `input` and so on. `custom` is every custom event,
             `custom:NAME` those of one name.
-        namespaces: Only what graphs below one of these say; none for all. A segment without `:` stands for every task of
-            that node.
+        namespaces: Only what graphs below one of these say; none for all. A segment without `:` stands for every task
+            of that node.
         depth: How many levels below its namespace an event may be; None for all.
     """
 
@@ -38,4 +38,7 @@ class Subscription:
 def _is_below(prefix: Sequence[str], namespace: Sequence[str]) -> bool:
     if len(prefix) > len(namespace):
         return False
-    return all(wanted in {segment, segment.partition(":")[0]} for wanted, segment in zip(prefix, namespace, strict=False))
+    return all(
+        wanted in {segment, segment.partition(":")[0]}
+        for wanted, segment in zip(prefix, namespace, strict=False)
+    )

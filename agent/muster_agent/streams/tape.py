@@ -114,15 +114,15 @@ class Tape:
 def _how_it_ended(said: "Said", status: RunStatus, *, has_result: bool) -> tuple[str, dict[str, Any]]:
     """LangGraph's word for the end of a run.
 
-    A run that somebody has cancelled is `interrupted` like one that waits for a person, but nobody will continue it; and
-    clients that wait for its end wait for `completed` or `failed`.
+    A run that somebody has cancelled is `interrupted` like one that waits for a person, but nobody will continue it;
+    and clients that wait for its end wait for `completed` or `failed`.
     """
     run = said.run or {}
     if status is RunStatus.INTERRUPTED and not has_result:
         return "failed", {"error": _CANCELLED}
     if status in _WORDS:
         return _WORDS[status], {}
-    error = run.get("error") or {}
+    error = cast("dict[str, Any]", run.get("error") or {})
     return "failed", {"error": str(error.get("message", "The run failed."))}
 
 
@@ -130,8 +130,9 @@ def _lifecycle(said: "Said", word: str, more: dict[str, Any]) -> ThreadEvent:
     run = said.run or {}
     moment_s: float | None = run.get("started_at" if word == "running" else "updated_at")
     moment_ms = _now_ms() if moment_s is None else round(moment_s * 1000)
-    data = {"event": word, "graph_name": (run.get("metadata") or {}).get("graph_id", ""), **more}
-    params = {"namespace": [], "timestamp": moment_ms, "data": data}
+    metadata = cast("dict[str, Any]", run.get("metadata") or {})
+    data = {"event": word, "graph_name": metadata.get("graph_id", ""), **more}
+    params: dict[str, Any] = {"namespace": [], "timestamp": moment_ms, "data": data}
     # Clients read the run's identifier out of this one.
     event_id = f"synth:{said.run_id}:lc||{word}"
     return ThreadEvent(_number(said), event_id, "lifecycle", [], orjson.dumps(params))

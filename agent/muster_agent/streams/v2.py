@@ -11,7 +11,10 @@ from typing import TYPE_CHECKING, Any, cast
 from langchain_core._api import suppress_langchain_beta_warning
 from langchain_core.messages import AIMessage, BaseMessage, ToolMessage
 from langchain_core.runnables import RunnableConfig
-from langgraph.stream.transformers import CheckpointsTransformer, CustomTransformer
+from langgraph.stream.transformers import (  # pyright: ignore[reportMissingTypeStubs] - typed inline
+    CheckpointsTransformer,
+    CustomTransformer,
+)
 from langgraph.types import Command, Interrupt
 
 from muster_agent.streams.v1 import Written
@@ -45,7 +48,10 @@ def read_name(name: str) -> tuple[str, list[str]]:
 
 @asynccontextmanager
 async def streaming(
-    graph: "Graph", start: Any, config: RunnableConfig, wishes: Mapping[str, Any]  # noqa: ANN401 - a graph's input
+    graph: "Graph",
+    start: Any,  # noqa: ANN401 - a graph's input
+    config: RunnableConfig,
+    wishes: Mapping[str, Any],
 ) -> AsyncGenerator[AsyncGenerator[Mapping[str, Any]]]:
     """What the graph says, event by event; leaving the block stops it.
 
@@ -58,9 +64,11 @@ async def streaming(
     known = tuple(graph.stream_transformers or ())
     more = [each for each in _ALWAYS if each not in known]
     with suppress_langchain_beta_warning():  # the call has no pause in which others' warnings would be lost
-        run = await graph.astream_events(start, config, version="v3", transformers=more, **wishes)
+        run: Any = await cast("Any", graph).astream_events(
+            start, config, version="v3", transformers=more, **wishes
+        )
     async with run:
-        yield cast("Any", run)
+        yield run
 
 
 class Encoder:
@@ -95,7 +103,10 @@ class Encoder:
         self._questions.setdefault(interrupt.id, _written(namespace, QUESTION, timestamp, data))
 
     def _said(
-        self, method: str, namespace: list[str], data: Any  # noqa: ANN401 - a graph's own
+        self,
+        method: str,
+        namespace: list[str],
+        data: Any,  # noqa: ANN401 - a graph's own
     ) -> Generator[tuple[list[str], str, Any]]:
         match method:
             case "messages":
@@ -109,7 +120,9 @@ class Encoder:
                 return
             case "checkpoints":
                 yield namespace, method, _checkpoint(data)
-            case "custom" if isinstance(data, dict) and isinstance(name := cast("Any", data).get("name"), str):
+            case "custom" if isinstance(data, dict) and isinstance(
+                name := cast("Any", data).get("name"), str
+            ):
                 yield namespace, f"custom:{name}", data
             case _ if method.startswith("custom:"):  # a transformer's named channel
                 yield namespace, method, {"name": method.removeprefix("custom:"), "payload": data}
@@ -152,8 +165,8 @@ def _tool_message(output: Any, call_id: str) -> ToolMessage | None:  # noqa: ANN
         return output
     if not isinstance(output, Command):
         return None
-    update = cast("Any", output).update
-    messages: Any = update.get("messages", ()) if isinstance(update, dict) else ()
+    update: Any = cast("Any", output).update
+    messages: Sequence[Any] = cast("Any", update).get("messages", ()) if isinstance(update, dict) else ()
     found = (each for each in messages if isinstance(each, ToolMessage) and each.tool_call_id == call_id)
     return next(found, None)
 
@@ -181,8 +194,8 @@ def whole_message(message: BaseMessage) -> Generator[dict[str, Any]]:
 
 def _checkpoint(data: Mapping[str, Any]) -> dict[str, Any]:
     """What names a checkpoint; its state comes as `values`."""
-    metadata = data.get("metadata") or {}
-    told = {
+    metadata = cast("Mapping[str, Any]", data.get("metadata") or {})
+    told: dict[str, Any] = {
         "id": _checkpoint_id(data.get("config")),
         "parent_id": _checkpoint_id(data.get("parent_config")),
         "step": metadata.get("step"),

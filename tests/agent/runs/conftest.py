@@ -1,19 +1,17 @@
 """What the tests of runs share: every one of them runs on SQLite and on PostgreSQL."""
 
-import secrets
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-import psycopg
 import pytest
 from cryptography.fernet import Fernet
 from langgraph_sdk import get_client
 from langgraph_sdk.client import LangGraphClient
 
 from muster_agent.testing import ModelCall, Reply, ScriptedAgent, scripted_agent
-from tests.postgres import running_postgres
+from tests.postgres import new_database, running_postgres
 
 SECRET = Fernet.generate_key().decode()
 
@@ -30,11 +28,15 @@ def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """An empty database of each kind."""
     if request.param == "sqlite":
         return f"sqlite:///{tmp_path}/agent.db"
-    server: str = request.getfixturevalue("postgres_url")
-    name = f"agent_{secrets.token_hex(6)}"
-    with psycopg.connect(server, autocommit=True) as connection:
-        connection.execute(f"CREATE DATABASE {name}")  # pyright: ignore[reportArgumentType, reportCallIssue] - a name of ours
-    return f"{server.rsplit('/', 1)[0]}/{name}"
+    database: str = request.getfixturevalue("postgres_database")
+    return database
+
+
+@pytest.fixture
+def postgres_database(postgres_url: str) -> Iterator[str]:
+    """An empty PostgreSQL database."""
+    with new_database(postgres_url) as url:
+        yield url
 
 
 Service = tuple[ScriptedAgent, LangGraphClient]

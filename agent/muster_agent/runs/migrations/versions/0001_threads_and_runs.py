@@ -45,7 +45,7 @@ def upgrade() -> None:
         sa.Column("checkpoint_id", sa.Text(), nullable=True),
         sa.Column("created_at", sa.Double(), nullable=False),
         sa.Column("is_finished", sa.Boolean(), nullable=False),
-        sa.Column("input", Json(), nullable=False),
+        sa.Column("asked", Json(), nullable=False),
         sa.Column("body", Json(), nullable=False),
         sa.ForeignKeyConstraint(["thread_id"], ["agent_threads.thread_id"], ondelete="CASCADE"),
         sa.PrimaryKeyConstraint("response_id"),
