@@ -42,9 +42,11 @@ class RunIdentity:
         key: The caller's key, if it sent one.
         run_id: The run.
         attempt: Which attempt at it, from 1.
+        is_patient: Whether nobody waits at the other end of a connection who could try again.
         step: Which model call of the turn is being made, from 1.
         kind: What it is for.
         calls: Model calls made so far.
+        retries: Times that the present call has been turned away.
     """
 
     session_id: str
@@ -53,9 +55,11 @@ class RunIdentity:
     key: str | None = field(default=None, repr=False)
     run_id: str | None = None
     attempt: int = 1
+    is_patient: bool = True
     step: int = 0
     kind: CallKind = "model"
     calls: int = 0
+    retries: int = 0
 
 
 _current: ContextVar[RunIdentity | None] = ContextVar("run_identity", default=None)
@@ -81,6 +85,19 @@ def begin_step(step: int) -> None:
     """The model is about to be called for the `step`th time in its turn."""
     if (identity := _current.get()) is not None:
         identity.step = step
+        identity.retries = 0
+
+
+def is_patient() -> bool:
+    """Whether a call that is turned away may be made again at leisure."""
+    identity = _current.get()
+    return identity is None or identity.is_patient
+
+
+def count_retry() -> None:
+    """The present call is made again."""
+    if (identity := _current.get()) is not None:
+        identity.retries += 1
 
 
 @contextmanager
@@ -114,5 +131,5 @@ async def add_identity(request: httpx2.Request) -> None:
         request.headers[RUN_ID] = identity.run_id
         request.headers[THREAD_ID] = identity.session_id
         request.headers[STEP] = str(max(1, identity.step))
-        # The SDK counts its own retries, of which there are none. A run that is resumed makes a call again.
-        request.headers[RETRY_COUNT] = str(identity.attempt - 1)
+        # The SDK counts its own retries, of which there are none. A run that is resumed makes a call again, too.
+        request.headers[RETRY_COUNT] = str(identity.retries + identity.attempt - 1)

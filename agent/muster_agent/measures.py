@@ -36,7 +36,10 @@ class Measures:
     def __init__(self, registry: CollectorRegistry) -> None:
         self._tools: set[str] = set()
         self._runs = Counter(
-            "muster_agent_runs", "Attempts at runs that are over, by how they ended.", ["agent", "outcome"], registry=registry
+            "muster_agent_runs",
+            "Attempts at runs that are over, by how they ended.",
+            ["agent", "outcome"],
+            registry=registry,
         )
         self._tool_calls = Counter(
             "muster_agent_tool_calls", "Tool calls that ended.", ["tool", "outcome"], registry=registry

@@ -157,6 +157,7 @@ def _executor(  # noqa: PLR0913 - it ties the knot between the executor and what
             key=seals.open(run["sealed_key"]),
             run_id=run["run_id"],
             attempt=run["attempt"],
+            is_patient=bool(run["kwargs"].get("is_patient", True)),
         )
         with identity.assumed(who):
             yield
@@ -179,7 +180,7 @@ def _executor(  # noqa: PLR0913 - it ties the knot between the executor and what
         approval_s=approval_s,
         ended=lambda execution: executors[0].ended(execution),
     )
-    executors.append(Executor(services, settings.runs_at_once))
+    executors.append(Executor(services, settings.runs_at_once, settings.lease_s))
     return executors[0]
 
 
@@ -204,5 +205,7 @@ async def _working(executor: Executor, upkeep: Upkeep) -> AsyncGenerator[None]:
 def _end_with(task: "asyncio.Task[None]") -> None:
     """A service that runs nothing must not look well: without its executor the process ends."""
     if not task.cancelled() and (error := task.exception()) is not None:
-        logs.get("agent").critical("the service cannot go on", task=task.get_name(), error=type(error).__name__)
+        logs.get("agent").critical(
+            "the service cannot go on", task=task.get_name(), error=type(error).__name__
+        )
         os._exit(server.ExitCode.SOFTWARE)

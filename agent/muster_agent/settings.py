@@ -93,6 +93,12 @@ class AgentSettings(BaseSettings):
     runs_at_once: int = Field(
         default=256, ge=1, le=10_000, description="Runs that this process runs at once; further ones wait."
     )
+    lease_s: float = Field(
+        default=15.0,
+        ge=1,
+        le=3600,
+        description="Seconds after which the runs of a process that is silent are taken over by another.",
+    )
     on_disconnect: Literal["as_asked", "cancel"] = Field(
         default="as_asked",
         description="`cancel` ends a run when the client that streams it hangs up, whatever the client asked for: some "
@@ -137,7 +143,6 @@ class AgentSettings(BaseSettings):
         allow_inf_nan=False,
         description="Seconds that requests in flight have to finish once the service is told to stop.",
     )
-
 
     @model_validator(mode="after")
     def _secret_is_shared(self) -> Self:

@@ -176,7 +176,12 @@ class ScriptedModel:
         if self.keys and key not in self.keys:
             await JSONResponse({"error": {"code": "invalid_api_key"}}, 401)(scope, receive, send)
             return
-        told = {"object": "muster.key", "tenant": self.keys.get(key, ""), "name": None, "class": "interactive"}
+        told = {
+            "object": "muster.key",
+            "tenant": self.keys.get(key, ""),
+            "name": None,
+            "class": "interactive",
+        }
         await JSONResponse(told)(scope, receive, send)
 
     def _next(self, call: "ModelCall") -> Reply:

@@ -64,8 +64,11 @@ def _as_json(value: Any) -> Any:  # noqa: ANN401 - orjson's hook
 
 
 def interrupt_as_json(interrupt: Interrupt) -> dict[str, Any]:
-    """What waits for a person."""
-    return {"value": interrupt.value, "id": interrupt.id}
+    """What waits for a person, and what an answer must look like where the graph says so."""
+    told: dict[str, Any] = {"value": interrupt.value, "id": interrupt.id}
+    if isinstance(interrupt.response_schema, dict):
+        told["response_schema"] = interrupt.response_schema
+    return told
 
 
 def iso_time(seconds: float) -> str:

@@ -49,7 +49,9 @@ def _parse(url: str) -> URL:
     try:
         parsed = make_url(url)
     except ArgumentError:
-        raise StorageError("expected a database URL such as sqlite:///muster.db or postgresql://host/name") from None
+        raise StorageError(
+            "expected a database URL such as sqlite:///muster.db or postgresql://host/name"
+        ) from None
     match parsed.get_backend_name():
         case "sqlite" if parsed.database and parsed.database != ":memory:":
             return parsed

@@ -162,7 +162,9 @@ def _mounted(path: str) -> object:
     if isinstance(source, StateGraph):
         return cast("Any", source).compile()
     if not isinstance(source, Pregel) and not callable(source):
-        raise ToolkitError(f"{path} is no graph: expected a compiled graph, a builder, or a function that makes one")
+        raise ToolkitError(
+            f"{path} is no graph: expected a compiled graph, a builder, or a function that makes one"
+        )
     return source
 
 
@@ -178,7 +180,9 @@ async def _made(
     return made.compile() if isinstance(made, StateGraph) else made
 
 
-def _arguments(factory: Callable[..., Any], config: RunnableConfig, access: str, memory: "Memory") -> list[Any]:
+def _arguments(
+    factory: Callable[..., Any], config: RunnableConfig, access: str, memory: "Memory"
+) -> list[Any]:
     """A factory takes the configuration, the runtime, both or nothing; it says which by the names of its parameters."""
     runtime: Any = (
         _ExecutionRuntime(access_context=EXECUTION, store=memory.store, context=None)

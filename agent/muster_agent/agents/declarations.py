@@ -55,7 +55,9 @@ class Limits(_Strict):
     same_call: int = Field(
         default=3, ge=1, le=100, description="Times that one tool is called with the same arguments."
     )
-    run_timeout_s: float = Field(default=300.0, gt=0, le=604_800, description="Seconds for a run, waits included.")
+    run_timeout_s: float = Field(
+        default=300.0, gt=0, le=604_800, description="Seconds for a run, waits included."
+    )
     tool_timeout_s: float = Field(default=60.0, gt=0, le=86_400, description="Seconds for a tool call.")
     tool_output_characters: int = Field(
         default=4000, ge=200, le=1_000_000, description="Longest tool result; more is cut off."
@@ -71,7 +73,10 @@ class Approval(_Strict):
         "a change that follows content from outside.",
     )
     timeout_s: float = Field(
-        default=3600.0, gt=0, le=31_536_000, description="Seconds until a question that nobody answers is denied."
+        default=3600.0,
+        gt=0,
+        le=31_536_000,
+        description="Seconds until a question that nobody answers is denied.",
     )
 
 

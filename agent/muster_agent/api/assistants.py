@@ -121,5 +121,8 @@ async def _subgraphs(request: Request) -> Response:
     namespace = request.path_params.get("namespace")
     recurse = request.query_params.get("recurse", "").lower() == "true"
     async with assistant.open(service_of(request).memory, access=_READING) as graph:
-        found = [(name, schemas_of(each)) async for name, each in graph.aget_subgraphs(namespace=namespace, recurse=recurse)]
+        found = [
+            (name, schemas_of(each))
+            async for name, each in graph.aget_subgraphs(namespace=namespace, recurse=recurse)
+        ]
     return Json(dict(found)).response()

@@ -6,13 +6,15 @@ from fastapi import FastAPI
 from starlette.requests import Request
 from starlette.responses import Response
 
+from muster_agent.api import document
 from muster_agent.api.requests import Json, add
 
 
 def add_meta(app: FastAPI) -> None:
-    """Add the routes."""
+    """Add the routes, and the document of all routes."""
     add(app, "GET", "/ok", _ok)
     add(app, "GET", "/info", _info)
+    app.openapi = document.completing(app, app.openapi)
 
 
 async def _ok(_request: Request) -> Response:

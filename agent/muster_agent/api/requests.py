@@ -1,21 +1,32 @@
-"""Reading requests: their bodies, their paths, and who sends them. What is wrong with one is told as `{"detail": ...}`."""
+"""Reading requests: their bodies, their paths, and who sends them. What is wrong with one is told as `{"detail": ...}`.
+
+A body is JSON as it can be stored: not nested deeper than anything that will be made of it may be, and with U+FFFD in
+place of NUL, which PostgreSQL cannot store.
+"""
 
 import uuid
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar, cast
+from typing import Annotated, Any, TypeVar, cast
 
 import orjson
 from fastapi import FastAPI
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
 from starlette.requests import Request
 from starlette.responses import Response
 
+from muster_agent.api import document
 from muster_agent.callers import Caller
 from muster_agent.service import Service
 from muster_agent.wire import to_json
 
 MAX_BODY_BYTES = 10_000_000
+MAX_METADATA_BYTES = 262_144
+
+# JSON is written at most 254 deep; states and runs wrap what clients send.
+_ROOM = 40
+_NUL, _REPLACED = "\0", "\N{REPLACEMENT CHARACTER}"
+_MOST_FILTERS = 64
 
 _Model = TypeVar("_Model", bound=BaseModel)
 
@@ -55,14 +66,20 @@ class Json:
         return Response(to_json(self.value), self.status, self.headers, "application/json")
 
 
-def add(app: FastAPI, method: str, path: str, handler: Handler, body: type[BaseModel] | None = None) -> None:
-    """Add a route; `body` is what its documentation tells of the request."""
-    told: dict[str, Any] = {}
-    if body is not None:
-        schema = body.model_json_schema(ref_template=f"#/components/schemas/{body.__name__}-{{model}}")
-        schema.pop("$defs", None)
-        told = {"requestBody": {"content": {"application/json": {"schema": schema}}, "required": True}}
-    app.add_api_route(path, handler, methods=[method], openapi_extra=told, response_class=Response)
+def add(  # noqa: PLR0913 - what a route is
+    app: FastAPI,
+    method: str,
+    path: str,
+    handler: Handler,
+    body: type[BaseModel] | None = None,
+    query: Sequence[str] = (),
+) -> None:
+    """Add a route; `body` and `query` are what its documentation tells of the request."""
+    extra = document.operation(path, body, query)
+    name = handler.__name__.strip("_").replace("_", " ").capitalize()
+    app.add_api_route(
+        path, handler, methods=[method], openapi_extra=extra, response_class=Response, summary=name
+    )
 
 
 async def read(request: Request, model: type[_Model]) -> _Model:
@@ -88,15 +105,60 @@ async def _json(request: Request) -> object:
         return None
     try:
         # Refuses NaN, lone surrogates and deep nesting, which the standard library lets through.
-        return cast("object", orjson.loads(body))
+        content = cast("object", orjson.loads(body))
     except orjson.JSONDecodeError as error:
         raise ApiError(400, f"The body is not JSON: {error}") from None
+    _check_depth(body, content)
+    return _without_nul(content) if b"\\u0000" in body else content
+
+
+def _check_depth(body: bytearray, content: object) -> None:
+    if body.count(b"[") + body.count(b"{") < _ROOM:
+        return
+    for _ in range(_ROOM):
+        content = [content]
+    try:
+        orjson.dumps(content)
+    except orjson.JSONEncodeError:
+        raise ApiError(400, "The body is nested too deeply.") from None
+
+
+def _without_nul(value: Any) -> Any:  # noqa: ANN401 - any JSON
+    match value:
+        case str():
+            return value.replace(_NUL, _REPLACED)
+        case list():
+            return [_without_nul(item) for item in cast("list[Any]", value)]
+        case dict():
+            items = cast("dict[str, Any]", value).items()
+            return {_without_nul(key): _without_nul(item) for key, item in items}
+        case _:
+            return value
+
+
+def _is_small(metadata: dict[str, Any]) -> dict[str, Any]:
+    if len(orjson.dumps(metadata)) > MAX_METADATA_BYTES:
+        raise ValueError(f"it is larger than {MAX_METADATA_BYTES} bytes")
+    return metadata
+
+
+def _are_few(filters: dict[str, Any]) -> dict[str, Any]:
+    if len(filters) > _MOST_FILTERS:
+        raise ValueError(f"it has more than {_MOST_FILTERS} keys")
+    return filters
+
+
+Metadata = Annotated[dict[str, Any], AfterValidator(_is_small)]
+"""What a client notes beside a thread or a run."""
+
+Filters = Annotated[dict[str, Any], AfterValidator(_are_few)]
+"""What is searched for."""
 
 
 def _explain(error: ValidationError) -> str:
     detail = error.errors(include_url=False, include_context=False, include_input=False)[0]
-    where = ".".join(str(part) for part in detail["loc"]) or "body"
-    return f"{where}: {detail['msg']}"[:500]
+    where = ".".join(str(part)[:64] for part in detail["loc"]) or "body"
+    return f"{where}: {detail['msg'].removeprefix('Value error, ')}"[:500]
 
 
 def path_id(request: Request, name: str, words: str) -> str:
@@ -118,6 +180,18 @@ def checked_id(text: str, words: str) -> str:
         return str(uuid.UUID(text))
     except ValueError:
         raise ApiError(422, f"Invalid {words} ID: must be a UUID") from None
+
+
+def query_text(request: Request, name: str) -> str | None:
+    """A text of the request's query; None where it is not there.
+
+    Raises:
+        ApiError: 422, it has a NUL, which PostgreSQL cannot store.
+    """
+    text = request.query_params.get(name)
+    if text is not None and _NUL in text:
+        raise ApiError(422, f"{name} must be text without NUL")
+    return text
 
 
 def number(request: Request, name: str, default: int, most: int) -> int:

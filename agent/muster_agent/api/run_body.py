@@ -52,7 +52,9 @@ class RunBody(Body):
         modes = given if isinstance(given, list) else [given or "values"]
         unknown = [mode for mode in cast("list[object]", modes) if mode not in v1.MODES]
         if unknown:
-            raise ValueError(f"{str(unknown[0])[:64]!r} is no stream mode; expected some of {', '.join(v1.MODES)}")
+            raise ValueError(
+                f"{str(unknown[0])[:64]!r} is no stream mode; expected some of {', '.join(v1.MODES)}"
+            )
         return cast("object", modes)
 
     @field_validator("multitask_strategy", "if_not_exists", "on_disconnect", "on_completion", mode="before")
@@ -106,7 +108,7 @@ class RunBody(Body):
             }
         steps: Any = given.get("recursion_limit")
         if steps is not None:
-            if not isinstance(steps, int) or not 1 <= steps:
+            if not isinstance(steps, int) or not steps >= 1:
                 raise ApiError(422, "config.recursion_limit must be a number from 1")
             kept["recursion_limit"] = min(steps, _MOST_STEPS)
         metadata: Any = given.get("metadata")
@@ -125,6 +127,8 @@ def checkpoint_of(given: object) -> dict[str, Any]:
         return {}
     known = cast("Mapping[str, Any]", given)
     found = {name: known[name] for name in _CHECKPOINT if known.get(name) is not None}
-    if not isinstance(found.get("checkpoint_id", ""), str) or not isinstance(found.get("checkpoint_ns", ""), str):
+    if not isinstance(found.get("checkpoint_id", ""), str) or not isinstance(
+        found.get("checkpoint_ns", ""), str
+    ):
         raise ApiError(422, "checkpoint_id and checkpoint_ns must be strings")
     return found

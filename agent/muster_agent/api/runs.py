@@ -145,7 +145,9 @@ def assistant_of(service: Service, name: str) -> Assistant:
         ) from None
 
 
-async def check_checkpoint(service: Service, thread_id: str | None, checkpoint: dict[str, Any] | None) -> None:
+async def check_checkpoint(
+    service: Service, thread_id: str | None, checkpoint: dict[str, Any] | None
+) -> None:
     """See that a checkpoint exists: a run from one that does not would begin with an empty state.
 
     Raises:
@@ -178,7 +180,11 @@ def _when_left(request: Request, run: Row, body: RunBody) -> Left | None:
 
 
 def _listening(
-    request: Request, events: AsyncGenerator[StoredEvent], *, has_ids: bool, left: Left | None = None,
+    request: Request,
+    events: AsyncGenerator[StoredEvent],
+    *,
+    has_ids: bool,
+    left: Left | None = None,
     modes: frozenset[str] | None = None,
 ) -> Listening:
     return Listening(
@@ -306,4 +312,3 @@ async def _cancel_many(request: Request) -> Response:
     if not await service_of(request).runs.cancel(which, action):
         raise ApiError(404, _NOTHING_TO_CANCEL)
     return Response(status_code=204)
-

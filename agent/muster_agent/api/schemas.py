@@ -8,7 +8,13 @@ from langgraph.pregel import Pregel
 from pydantic import BaseModel, TypeAdapter
 from pydantic.errors import PydanticInvalidForJsonSchema, PydanticSchemaGenerationError, PydanticUserError
 
-_CANNOT = (PydanticInvalidForJsonSchema, PydanticSchemaGenerationError, PydanticUserError, TypeError, NameError)
+_CANNOT = (
+    PydanticInvalidForJsonSchema,
+    PydanticSchemaGenerationError,
+    PydanticUserError,
+    TypeError,
+    NameError,
+)
 
 
 def schemas_of(graph: Pregel[Any, Any, Any, Any]) -> dict[str, Any]:

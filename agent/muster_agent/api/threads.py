@@ -250,7 +250,9 @@ async def _history(request: Request) -> Response:
 
 async def _history_by_query(request: Request) -> Response:
     caller, thread_id = await _whose(request)
-    body = HistoryBody(limit=max(1, number(request, "limit", 10, _MOST)), before=request.query_params.get("before"))
+    body = HistoryBody(
+        limit=max(1, number(request, "limit", 10, _MOST)), before=request.query_params.get("before")
+    )
     return await _states(request, caller, thread_id, body)
 
 

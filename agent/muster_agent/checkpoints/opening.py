@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 from sqlalchemy import make_url
 
-from muster_agent.checkpoints.saver import Saver
 from muster_agent import identity
+from muster_agent.checkpoints.saver import Saver
 from muster_agent.checkpoints.sqlite import open_sqlite
 from muster_agent.checkpoints.tenant_store import TenantStore
 

@@ -25,9 +25,7 @@ _CONNECTIONS = 10
 # Replicas that start together set up one after the other. Any number that nothing else uses.
 _LOCK = 0x4D_55_53_54_45_53
 
-_FENCE = (
-    "SELECT 1 FROM agent_threads WHERE thread_id = %s AND fence = %s AND running_run_id = %s FOR SHARE"
-)
+_FENCE = "SELECT 1 FROM agent_threads WHERE thread_id = %s AND fence = %s AND running_run_id = %s FOR SHARE"
 
 
 class PostgresSaver(Saver, AsyncPostgresSaver):
@@ -43,7 +41,10 @@ class PostgresSaver(Saver, AsyncPostgresSaver):
                 async with connection.cursor(binary=True, row_factory=dict_row) as cursor:
                     yield cursor
                 return
-            async with connection.transaction(), connection.cursor(binary=True, row_factory=dict_row) as cursor:
+            async with (
+                connection.transaction(),
+                connection.cursor(binary=True, row_factory=dict_row) as cursor,
+            ):
                 if (hold := holds.peek()) is not None:
                     await _keep_fence(cursor, hold.lease)
                 yield cursor
@@ -55,7 +56,7 @@ class PostgresSaver(Saver, AsyncPostgresSaver):
         async with self._cursor(pipeline=True) as cursor:
             await cursor.execute(
                 "DELETE FROM checkpoint_writes WHERE thread_id = %(thread)s AND (checkpoint_ns, checkpoint_id) IN "
-                f"(SELECT checkpoint_ns, checkpoint_id FROM checkpoints WHERE {ours})",  # noqa: S608 - a constant
+                f"(SELECT checkpoint_ns, checkpoint_id FROM checkpoints WHERE {ours})",
                 given,
             )
             await cursor.execute(f"DELETE FROM checkpoints WHERE {ours}", given)  # noqa: S608 - likewise

@@ -83,7 +83,10 @@ async def open_sqlite(path: Path) -> AsyncGenerator[tuple[Saver, "BaseStore"]]:
     # It loads a vector library; a thread, because importing reads files.
     stores = await asyncio.to_thread(importlib.import_module, "langgraph.store.sqlite.aio")
     items = path.with_name(f"{path.stem}-store{path.suffix}")
-    async with aiosqlite.connect(path) as connection, stores.AsyncSqliteStore.from_conn_string(str(items)) as store:
+    async with (
+        aiosqlite.connect(path) as connection,
+        stores.AsyncSqliteStore.from_conn_string(str(items)) as store,
+    ):
         # As in muster_storage: a killed process loses nothing.
         await connection.execute("PRAGMA synchronous=NORMAL")
         saver = SqliteSaver(connection)

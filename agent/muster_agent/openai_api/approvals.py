@@ -1,8 +1,8 @@
 """What waits for a person, told to OpenAI's clients, and their answers to it.
 
-Chat completions have no way to approve: a text says what is asked, and whatever is said next withdraws the question, so
-that no "yes" in a conversation, and no model that writes one, ever lets a tool run. Responses have one: each question is
-a call of a function `approve_tool_call`, and its output is the answer.
+Chat completions have no way to approve: a text says what is asked, and whatever is said next withdraws the
+question, so that no "yes" in a conversation, and no model that writes one, ever lets a tool run. Responses have
+one: each question is a call of a function `approve_tool_call`, and its output is the answer.
 """
 
 from collections.abc import Mapping, Sequence
@@ -72,9 +72,9 @@ def answer_to(value: object, output: str, where: str) -> Any:  # noqa: ANN401 - 
         return told
     decisions: Any = told
     if isinstance(told, str):
-        decisions = {"decisions": [{"type": told.strip().lower()} for _ in calls]}
+        decisions = {"decisions": [_decision(told) for _ in calls]}
     elif isinstance(told, dict) and "type" in told:
-        decisions = {"decisions": [told for _ in calls]}
+        decisions = {"decisions": [cast("dict[str, Any]", told) for _ in calls]}
     if not _are_decisions(decisions, len(calls)):
         raise failures.bad_request(
             f'expected approve, reject, or {{"decisions": [...]}} with {len(calls)} of them, each with a type: '
@@ -82,6 +82,10 @@ def answer_to(value: object, output: str, where: str) -> Any:  # noqa: ANN401 - 
             param=where,
         )
     return {"decisions": decisions["decisions"]}
+
+
+def _decision(word: str) -> dict[str, Any]:
+    return {"type": word.strip().lower()}
 
 
 def _are_decisions(told: Any, count: int) -> bool:  # noqa: ANN401 - any JSON

@@ -102,9 +102,7 @@ def names_of(run: Row) -> dict[str, str]:
 
 
 def when_left(request: Request, run: Row) -> Left:
-    """Ends a run whose client has left: at once, so that its model call is closed, or after a moment where the client
-    can come back to it.
-    """
+    """Ends a run whose client has left: at once, which closes its model call, unless the client may come back to it."""
     service = service_of(request)
 
     async def cancel() -> None:

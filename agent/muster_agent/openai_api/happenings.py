@@ -48,8 +48,8 @@ class Usage:
         """Count one call, by LangChain's `usage_metadata`."""
         self.input_tokens += told.get("input_tokens") or 0
         self.output_tokens += told.get("output_tokens") or 0
-        self.cached_tokens += (told.get("input_token_details") or {}).get("cache_read") or 0
-        self.reasoning_tokens += (told.get("output_token_details") or {}).get("reasoning") or 0
+        self.cached_tokens += fields_of(told.get("input_token_details")).get("cache_read") or 0
+        self.reasoning_tokens += fields_of(told.get("output_token_details")).get("reasoning") or 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,8 +202,8 @@ class Reader:
         if not is_answer or identifier in self._seen:
             return
         self._seen.add(identifier)
-        self.usage.add(cast("dict[str, Any]", message.get("usage_metadata") or {}))
-        told = cast("dict[str, Any]", message.get("response_metadata") or {})
+        self.usage.add(fields_of(message.get("usage_metadata")))
+        told = fields_of(message.get("response_metadata"))
         if self._repeats is not None:
             identifier = self._repeats.known_as(identifier)
             self._repeats = None
@@ -280,6 +280,11 @@ def reader_for(assistant: "Assistant") -> Reader:
     return Reader(None if assistant.declaration.graph is not None else ANSWERING_NODE)
 
 
+def fields_of(value: object) -> Mapping[str, Any]:
+    """What a JSON object has; nothing where it is none."""
+    return cast("Mapping[str, Any]", value) if isinstance(value, dict) else {}
+
+
 def text_of(message: Mapping[str, Any]) -> str:
     """The text of a message, which is one text or a list of parts."""
     content: object = message.get("content")
@@ -291,8 +296,8 @@ def text_of(message: Mapping[str, Any]) -> str:
 
 
 def _text_of_part(part: Any) -> str:  # noqa: ANN401 - any JSON
-    is_text = isinstance(part, dict) and cast("dict[str, Any]", part).get("type") == "text"
-    return str(part.get("text") or "") if is_text else ""
+    fields = fields_of(part)
+    return str(fields.get("text") or "") if fields.get("type") == "text" else ""
 
 
 def _of_this_turn(messages: list[Any]) -> list[dict[str, Any]]:

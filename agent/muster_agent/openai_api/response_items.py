@@ -4,7 +4,7 @@ from collections.abc import Generator, Mapping, Sequence
 from typing import Any, cast
 
 from muster_agent.openai_api.approvals import APPROVE, arguments_of
-from muster_agent.openai_api.happenings import ToolUsed, text_of
+from muster_agent.openai_api.happenings import ToolUsed, fields_of, text_of
 
 _CALL = "call_"
 
@@ -76,7 +76,8 @@ def of_conversation(messages: Sequence[Any]) -> Generator[dict[str, Any]]:
             case "human":
                 yield _from_outside(known)
             case "ai":
-                calls |= {str(call.get("id")): call for call in known.get("tool_calls") or []}
+                asked = cast("list[dict[str, Any]]", known.get("tool_calls") or [])
+                calls |= {str(call.get("id")): call for call in asked}
                 if text := text_of(known):
                     yield message(str(known.get("id")), text)
             case "tool":
@@ -87,7 +88,7 @@ def of_conversation(messages: Sequence[Any]) -> Generator[dict[str, Any]]:
 
 def _from_outside(told: Mapping[str, Any]) -> dict[str, Any]:
     """What the user said; or a summary that stands in place of older messages."""
-    if (told.get("additional_kwargs") or {}).get("lc_source") == "summarization":
+    if fields_of(told.get("additional_kwargs")).get("lc_source") == "summarization":
         return reasoning(str(told.get("id")), text_of(told))
     return {
         "id": _identifier("msg", str(told.get("id"))),

@@ -199,14 +199,14 @@ class ResponseWriter:
     def _final(self, name: str) -> Event:
         return self._event(name, response=dict(self.response))
 
-    def _of_part(self, name: str, message_id: str, **fields: Any) -> Event:
+    def _of_part(self, name: str, message_id: str, **fields: object) -> Event:
         item_id = response_items.message(message_id, None)["id"]
         return self._of_item(name, item_id=item_id, content_index=0, **fields)
 
-    def _of_item(self, name: str, **fields: Any) -> Event:
+    def _of_item(self, name: str, **fields: object) -> Event:
         return self._event(name, output_index=len(self._items) - 1, **fields)
 
-    def _event(self, name: str, **fields: Any) -> Event:
+    def _event(self, name: str, **fields: object) -> Event:
         event = {"type": name, "sequence_number": self._next, **fields}
         self._next += 1
         return event

@@ -9,7 +9,7 @@ import uuid
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from fastapi import FastAPI
 from langchain_core.runnables import RunnableConfig
@@ -170,7 +170,8 @@ async def _resumption(request: Request, asked: _Asked, thread_id: str) -> dict[s
     """What goes on with a run that waits: with the answers, and with the instructions that it had."""
     service, tenant = service_of(request), asked.caller.tenant
     thread = await service.threads.get(tenant, thread_id)
-    waiting = {call_id_of(each): each for task in (thread["interrupts"] or {}).values() for each in task}
+    tasks = cast("dict[str, list[dict[str, Any]]]", thread["interrupts"] or {})
+    waiting = {call_id_of(each): each for task in tasks.values() for each in task}
     resume = {
         each["id"]: value for each, value in (_answered(waiting, answer) for answer in asked.given.answers)
     }

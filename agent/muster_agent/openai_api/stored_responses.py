@@ -5,7 +5,7 @@ first: the process that made it, when the run ends, or a client that asks. The e
 """
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -14,16 +14,14 @@ from sqlalchemy import Connection, and_, delete, func, insert, select, update
 
 from muster_agent import failures
 from muster_agent.failures import Failure
-from muster_agent.openai_api.happenings import Ended, reader_for
+from muster_agent.openai_api.happenings import reader_for
 from muster_agent.openai_api.response_writer import ResponseWriter
 from muster_agent.runs.events import StoredEvent, read_events
-from muster_agent.runs.tables import RESPONSES, RUNS
+from muster_agent.runs.tables import RESPONSES
 from muster_observability import logs
 from muster_storage import now_s
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable
-
     from muster_agent.agents.assistants import Assistants
     from muster_agent.checkpoints import Memory
     from muster_agent.runs.front import Runs

@@ -129,6 +129,7 @@ class StreamedAnswer(Response):
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         # No buffer between the run and the client: a slow reader is the event log's to serve, and memory is bounded.
         told, heard = anyio.create_memory_object_stream[_Told](0)
+        failure: Failure | None = None
         async with anyio.create_task_group() as group, told, heard:
             group.start_soon(self._tell, told)
             failure = await self._relay(heard, send)

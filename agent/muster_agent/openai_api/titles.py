@@ -1,7 +1,8 @@
 """What chat front ends ask on the side: titles, tags, follow-up questions.
 
-They send it to the same model, with a prompt of their own around the conversation. It is no turn of the conversation and
-needs no tools, so it goes straight to the model that the agent thinks with, to be done when there is nothing else to do.
+They send it to the same model, with a prompt of their own around the conversation. It is no turn of the
+conversation and needs no tools, so it goes straight to the model that the agent thinks with, to be done when there
+is nothing else to do.
 """
 
 import uuid

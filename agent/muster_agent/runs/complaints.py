@@ -2,6 +2,7 @@
 
 import sqlite3
 from collections.abc import Mapping
+from typing import cast
 
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -14,8 +15,11 @@ _FIELDS = ("error_type", "code", "param", "retry_after")
 
 def complaint_of(error: BaseException) -> dict[str, str]:
     """`{"error": name, "message": text}`; nothing of the service's own database is told."""
-    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
-        error = error.exceptions[0]
+    while isinstance(error, BaseExceptionGroup):
+        group = cast("BaseExceptionGroup[BaseException]", error)
+        if len(group.exceptions) != 1:
+            break
+        error = group.exceptions[0]
     match error:
         case Failure():
             return _of_failure(error)

@@ -316,7 +316,9 @@ def _lost(connection: Connection, leases: set[Lease]) -> set[str]:
     return {lease.run_id for lease in leases if (lease.run_id, lease.fence) not in held}
 
 
-def read_events(connection: Connection, run_id: str, after: int, most: int = _PAGE) -> tuple[list[StoredEvent], bool]:
+def read_events(
+    connection: Connection, run_id: str, after: int, most: int = _PAGE
+) -> tuple[list[StoredEvent], bool]:
     """Stored events behind number `after`, and whether none will follow them."""
     # Before the events: a run that ends in between has them all by then.
     status = connection.execute(select(RUNS.c.status).where(RUNS.c.run_id == run_id)).scalar()

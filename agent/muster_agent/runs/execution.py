@@ -69,6 +69,8 @@ class Execution:
         self._task: asyncio.Task[None] | None = None
         self._cancelling: _Cancelling | None = None
         self._is_ending = False
+        self._is_under_way = False
+        self._must_stop = False
 
     def __repr__(self) -> str:
         return f"<Execution {self.run_id} attempt {self._run['attempt']}>"
@@ -106,15 +108,21 @@ class Execution:
             self._stop()
 
     def _stop(self) -> None:
-        if self._task is not None:
+        # A task that is cancelled before it has begun never begins, and would not even say that it is over.
+        if self._is_under_way and self._task is not None:
             self._task.cancel()
+        else:
+            self._must_stop = True
 
     async def _attempt(self) -> None:
+        self._is_under_way = True
         with holds.assumed(self.hold):
             await self._to_its_end()
 
     async def _to_its_end(self) -> None:
-        log = _log.bind(run_id=self.run_id, thread_id=self.claimed.lease.thread_id, attempt=self._run["attempt"])
+        log = _log.bind(
+            run_id=self.run_id, thread_id=self.claimed.lease.thread_id, attempt=self._run["attempt"]
+        )
         try:
             with self._services.measured(self._run) as record:
                 outcome = await self._outcome()
@@ -136,6 +144,8 @@ class Execution:
         """Run the graph. Only `LeaseLostError` and, where nobody asked to cancel, `CancelledError` leave it."""
         try:
             async with asyncio.timeout(max(0.0, self.claimed.left_s)) as limit:
+                if self._must_stop:
+                    raise asyncio.CancelledError
                 return await self._run_graph()
         except TimeoutError as error:
             if not limit.expired():
@@ -155,10 +165,15 @@ class Execution:
     async def _run_graph(self) -> Outcome:
         services, run = self._services, self._run
         assistant = services.assistants.find(run["assistant_id"])
-        async with services.acting_for(run, self.hold), assistant.open(services.memory, self._config(assistant)) as graph:
+        async with (
+            services.acting_for(run, self.hold),
+            assistant.open(services.memory, self._config(assistant)) as graph,
+        ):
             config = self._config(assistant)
             start = await self._where_to_start(graph, config)
-            await self._writer.write("metadata", orjson.dumps({"run_id": self.run_id, "attempt": run["attempt"]}))
+            await self._writer.write(
+                "metadata", orjson.dumps({"run_id": self.run_id, "attempt": run["attempt"]})
+            )
             if start is not _NOTHING:
                 await self._stream(graph, start, config)
             if self._cancelling is not None:
@@ -197,7 +212,9 @@ class Execution:
         """What the graph is started with: the run's input, or nothing where an earlier attempt has come further."""
         if self._run["attempt"] > 1 and await self._has_begun(config):
             configurable: dict[str, Any] = config.get("configurable", {})
-            configurable.pop("checkpoint_id", None)  # where the first attempt began, not where this one goes on
+            configurable.pop(
+                "checkpoint_id", None
+            )  # where the first attempt began, not where this one goes on
             return None
         command = self._kwargs.get("command")
         if command is None:
@@ -234,7 +251,11 @@ class Execution:
 
     @asynccontextmanager
     async def _streaming(
-        self, graph: "Graph", start: Any, config: RunnableConfig, modes: list[str]  # noqa: ANN401 - a graph's input
+        self,
+        graph: "Graph",
+        start: Any,
+        config: RunnableConfig,
+        modes: list[str],
     ) -> AsyncGenerator[AsyncGenerator[tuple[tuple[str, ...], str, Any]]]:
         parts = graph.astream(start, config, stream_mode=modes, subgraphs=True, **self._wishes())
         async with aclosing(parts) as stream:
@@ -282,7 +303,9 @@ class Execution:
 
     def _with_state(self, status: RunStatus, thread: ThreadStatus, state: "StateSnapshot") -> Outcome:
         interrupts = {
-            task.id: [interrupt_as_json(each) for each in task.interrupts] for task in state.tasks if task.interrupts
+            task.id: [interrupt_as_json(each) for each in task.interrupts]
+            for task in state.tasks
+            if task.interrupts
         }
         values = cast("dict[str, Any]", orjson.loads(to_json(state.values)))
         pending = [each for task in interrupts.values() for each in task]
@@ -318,7 +341,13 @@ class Execution:
         result = {"__error__": error} if error else {}
         final = to_json({"status": status.value, "result": result})
         return Outcome(
-            status, outcome.thread_status, final, outcome.values, outcome.interrupts, error, outcome.approval_s
+            status,
+            outcome.thread_status,
+            final,
+            outcome.values,
+            outcome.interrupts,
+            error,
+            outcome.approval_s,
         )
 
     async def _failed(self, error: Exception) -> Outcome:
@@ -341,9 +370,7 @@ class Execution:
         seq = self._writer.seq + 1
         is_gone = self._cancelling is not None and self._cancelling.action is Cancel.ROLLBACK
         ended = asyncio.ensure_future(
-            self._services.database.run(
-                queue.finish, self.claimed.lease, outcome, seq, forget=is_gone
-            )
+            self._services.database.run(queue.finish, self.claimed.lease, outcome, seq, forget=is_gone)
         )
         await asyncio.shield(ended)
         if is_gone:

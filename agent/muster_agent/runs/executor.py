@@ -19,8 +19,6 @@ from muster_observability import logs
 if TYPE_CHECKING:
     from muster_agent.runs.services import Services
 
-LEASE_S = 15.0
-_RENEW_S = LEASE_S / 5
 _LOOK_S = 1.0
 
 _log = logs.get("agent")
@@ -32,12 +30,15 @@ class Executor:
     Args:
         services: What they need.
         most: Runs at once; further ones wait in the database.
+        lease_s: Seconds after which the runs of a process that is silent are another's.
     """
 
-    def __init__(self, services: "Services", most: int) -> None:
+    def __init__(self, services: "Services", most: int, lease_s: float) -> None:
         self.owner = f"{socket.gethostname()}-{os.getpid()}-{os.urandom(4).hex()}"
         self._services = services
         self._most = most
+        self._lease_s = lease_s
+        self._renew_s = lease_s / 5
         self._executions: dict[str, Execution] = {}
         self._has_news = asyncio.Event()
         self._is_idle = asyncio.Event()
@@ -108,9 +109,9 @@ class Executor:
         if room <= 0:
             return False
         try:
-            claimed = await self._services.database.run(transaction, self.owner, room, LEASE_S, *given)
+            claimed = await self._services.database.run(transaction, self.owner, room, self._lease_s, *given)
         except Exception as error:  # noqa: BLE001 - the database is away; it is asked again
-            _log.error("runs could not be claimed", error=type(error).__name__)  # noqa: TRY400 - texts may quote values
+            _log.error("runs could not be claimed", error=type(error).__name__)
             await asyncio.sleep(_LOOK_S)
             return False
         for each in claimed:
@@ -135,7 +136,7 @@ class Executor:
 
     async def _renew_forever(self) -> None:
         while True:
-            await asyncio.sleep(_RENEW_S)
+            await asyncio.sleep(self._renew_s)
             if self._executions:
                 await self._renew()
             else:
@@ -145,11 +146,11 @@ class Executor:
         executions = dict(self._executions)
         leases = [execution.claimed.lease for execution in executions.values()]
         try:
-            async with asyncio.timeout(_RENEW_S):
-                kept, cancelled = await self._services.database.run(queue.renew, self.owner, leases, LEASE_S)
+            async with asyncio.timeout(self._renew_s):
+                kept, cancelled = await self._services.database.run(queue.renew, self.owner, leases, self._lease_s)
         except Exception as error:  # noqa: BLE001 - the database is away; it is asked again
-            _log.error("leases could not be renewed", error=type(error).__name__)  # noqa: TRY400 - likewise
-            if time.monotonic() - self._renewed_s < LEASE_S - 2 * _RENEW_S:
+            _log.error("leases could not be renewed", error=type(error).__name__)
+            if time.monotonic() - self._renewed_s < self._lease_s - 2 * self._renew_s:
                 return
             kept, cancelled = set[str](), list[str]()  # they run out, and what we run is another's
         else:

@@ -3,7 +3,7 @@
 import asyncio
 import uuid
 from collections.abc import AsyncGenerator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, cast
 
 import orjson
@@ -12,7 +12,7 @@ from sqlalchemy import ColumnElement, Connection, and_, delete, func, select
 
 from muster_agent.runs import bus, queue
 from muster_agent.runs.events import StoredEvent
-from muster_agent.runs.records import UNFINISHED, Cancel, Multitask, NewRun, NewThread, ThreadNotFoundError
+from muster_agent.runs.records import UNFINISHED, Cancel, Multitask, NewRun, NewThread, Row, ThreadNotFoundError
 from muster_agent.runs.tables import EVENTS, RUNS
 from muster_agent.runs.thread_rows import is_foreign, thread
 
@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     from muster_agent.seals import Seals
     from muster_storage import Database
 
-Row = Mapping[Any, Any]
-"""A row of a table, by its columns' names."""
 
 
 class NoRunError(Exception):
@@ -243,20 +241,16 @@ def _submitted(connection: Connection, run: NewRun, if_missing: NewThread | None
     if if_missing is not None and is_foreign(connection, run.tenant, run.thread_id):
         raise ThreadNotFoundError(run.thread_id)
     asked = _answered_questions(connection, run)
-    changed = run if asked is None else NewRun(**{**_fields(run), "kwargs": {**run.kwargs, "answers": asked}})
+    changed = run if asked is None else replace(run, kwargs={**run.kwargs, "answers": asked})
     made = queue.submit(connection, changed, if_missing)
     bus.announce(connection, ["runs", *(f"cancel:{run_id}" for run_id in made.cancelled)])
     bus.announce(connection, [f"events:{changed}" for changed in (run.thread_id, *made.ended)])
     return made
 
 
-def _fields(run: NewRun) -> dict[str, Any]:
-    return {name: getattr(run, name) for name in NewRun.__slots__}
-
-
 def _answered_questions(connection: Connection, run: NewRun) -> list[str] | None:
     """What waits for a person at this moment: an answer is to nothing else, however long its run waits."""
-    command = run.kwargs.get("command") or {}
+    command = cast("Mapping[str, Any]", run.kwargs.get("command") or {})
     if command.get("resume") is None:
         return None
     known = thread(connection, run.tenant, run.thread_id)

@@ -38,6 +38,7 @@ from muster_agent.runs.records import (
     NewRun,
     NewThread,
     Outcome,
+    Row,
     RunStatus,
     ThreadBusyError,
     ThreadNotFoundError,
@@ -63,7 +64,7 @@ class Submitted:
         ended: Runs that waited and have ended now.
     """
 
-    run: Mapping[str, Any]
+    run: Row
     cancelled: Sequence[str] = ()
     ended: Sequence[str] = ()
 
@@ -92,12 +93,14 @@ def submit(connection: Connection, run: NewRun, if_missing: NewThread | None = N
         raise ThreadBusyError(run.thread_id)
     cancelled, ended = _make_way(connection, run.multitask, others)
     row = _insert_run(connection, run)
-    metadata = {name: row["metadata"][name] for name in ("graph_id", "assistant_id") if name in row["metadata"]}
+    metadata = {
+        name: row["metadata"][name] for name in ("graph_id", "assistant_id") if name in row["metadata"]
+    }
     _touch_thread(connection, run.thread_id, thread, metadata)
     return Submitted(row, cancelled, ended)
 
 
-def _by_key(connection: Connection, run: NewRun) -> Mapping[str, Any] | None:
+def _by_key(connection: Connection, run: NewRun) -> Row | None:
     """The run that was made with the same key. One that failed or was cancelled gives the key back: a second try is
     what the client wants then.
     """
@@ -116,7 +119,7 @@ def _by_key(connection: Connection, run: NewRun) -> Mapping[str, Any] | None:
 
 
 def _make_way(
-    connection: Connection, multitask: Multitask, others: Sequence[Mapping[str, Any]]
+    connection: Connection, multitask: Multitask, others: Sequence[Row]
 ) -> tuple[list[str], list[str]]:
     """Cancel the unfinished runs of a thread for a new one. Returns those in flight, and those that are gone."""
     if multitask is Multitask.ENQUEUE:
@@ -134,7 +137,9 @@ def _make_way(
     return running, []
 
 
-def ask_to_stop(connection: Connection, run_ids: Sequence[str], cancel: Cancel, *, keeps_input: bool = False) -> None:
+def ask_to_stop(
+    connection: Connection, run_ids: Sequence[str], cancel: Cancel, *, keeps_input: bool = False
+) -> None:
     """Write down that these runs are to stop, for whichever process runs them."""
     connection.execute(
         update(RUNS)
@@ -143,7 +148,7 @@ def ask_to_stop(connection: Connection, run_ids: Sequence[str], cancel: Cancel, 
     )
 
 
-def _insert_run(connection: Connection, run: NewRun) -> Mapping[str, Any]:
+def _insert_run(connection: Connection, run: NewRun) -> Row:
     now = now_s(connection)
     row = {
         "run_id": run.run_id,
@@ -172,7 +177,7 @@ def _insert_run(connection: Connection, run: NewRun) -> Mapping[str, Any]:
 
 
 def _touch_thread(
-    connection: Connection, thread_id: str, thread: Mapping[str, Any] | None, metadata: Mapping[str, Any]
+    connection: Connection, thread_id: str, thread: Row | None, metadata: Mapping[str, Any]
 ) -> None:
     known = thread["metadata"] if thread is not None else metadata
     connection.execute(
@@ -187,7 +192,7 @@ def _touch_thread(
     )
 
 
-def unfinished(connection: Connection, thread_id: str) -> Sequence[Mapping[str, Any]]:
+def unfinished(connection: Connection, thread_id: str) -> Sequence[Row]:
     """A thread's runs that wait or run, oldest first."""
     query = select(RUNS.c.run_id, RUNS.c.status).where(
         RUNS.c.thread_id == thread_id, RUNS.c.status.in_(UNFINISHED)
@@ -255,7 +260,7 @@ def _abandoned(now: ColumnElement[float]) -> Select[Any]:
     )
 
 
-def _take(connection: Connection, run: Mapping[str, Any], owner: str, lease_s: float) -> Claimed:
+def _take(connection: Connection, run: Row, owner: str, lease_s: float) -> Claimed:
     now = now_s(connection)
     lease = Lease(run["thread_id"], run["run_id"], run["fence"] + 1)
     connection.execute(
@@ -298,7 +303,9 @@ def next_start_s(connection: Connection) -> float | None:
     return connection.execute(query).scalar()
 
 
-def renew(connection: Connection, owner: str, leases: Sequence[Lease], lease_s: float) -> tuple[set[str], list[str]]:
+def renew(
+    connection: Connection, owner: str, leases: Sequence[Lease], lease_s: float
+) -> tuple[set[str], list[str]]:
     """Keep leases.
 
     Returns:
@@ -348,7 +355,9 @@ def note_progress(connection: Connection, lease: Lease, checkpoint_id: str | Non
         How many attempts, this one included, have begun at that checkpoint.
     """
     check(connection, lease)
-    row = connection.execute(select(RUNS.c.progress, RUNS.c.stalls).where(RUNS.c.run_id == lease.run_id)).one()
+    row = connection.execute(
+        select(RUNS.c.progress, RUNS.c.stalls).where(RUNS.c.run_id == lease.run_id)
+    ).one()
     stalls = row.stalls + 1 if row.progress == checkpoint_id else 1
     connection.execute(
         update(RUNS).where(RUNS.c.run_id == lease.run_id).values(progress=checkpoint_id, stalls=stalls)
@@ -370,7 +379,9 @@ def finish(connection: Connection, lease: Lease, outcome: Outcome, seq: int, *, 
         LeaseLostError: Another process runs it.
     """
     now = now_s(connection)
-    shown: dict[str, Any] = {} if outcome.values is None else {"values": outcome.values, "state_updated_at": now}
+    shown: dict[str, Any] = (
+        {} if outcome.values is None else {"values": outcome.values, "state_updated_at": now}
+    )
     released = (
         update(THREADS)
         .where(_is_held(lease))
@@ -404,7 +415,9 @@ def _end(connection: Connection, run_id: str, outcome: Outcome, seq: int) -> Non
     changed: dict[str, Any] = {"status": outcome.status.value, "error": outcome.error}
     if outcome.approval_s is None:  # else a denial in the caller's name may need its key
         changed["sealed_key"] = None
-    connection.execute(update(RUNS).where(RUNS.c.run_id == run_id).values(**changed, updated_at=now_s(connection)))
+    connection.execute(
+        update(RUNS).where(RUNS.c.run_id == run_id).values(**changed, updated_at=now_s(connection))
+    )
     last = {"run_id": run_id, "seq": seq, "protocol": 1, "event": END_EVENT, "data": outcome.final}
     connection.execute(insert(EVENTS).values(**last))
 

@@ -58,6 +58,9 @@ class LeaseLostError(Exception):
     """Another process has taken the run over: this one writes nothing more of it."""
 
 
+Row = Mapping[Any, Any]
+"""A row of a table, by its columns' names."""
+
 UNFINISHED = (RunStatus.PENDING, RunStatus.RUNNING)
 
 
@@ -138,7 +141,7 @@ class Claimed:
     """
 
     lease: Lease
-    run: Mapping[str, Any]
+    run: Row
     events: int
     left_s: float
 

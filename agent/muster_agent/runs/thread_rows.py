@@ -6,11 +6,30 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import orjson
-from sqlalchemy import ColumnElement, Connection, Select, and_, cast, delete, func, insert, literal, select, update
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Select,
+    and_,
+    cast,
+    delete,
+    func,
+    insert,
+    literal,
+    select,
+    update,
+)
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.exc import IntegrityError
 
-from muster_agent.runs.records import UNFINISHED, NewThread, ThreadBusyError, ThreadNotFoundError, ThreadStatus
+from muster_agent.runs.records import (
+    UNFINISHED,
+    NewThread,
+    Row,
+    ThreadBusyError,
+    ThreadNotFoundError,
+    ThreadStatus,
+)
 from muster_agent.runs.tables import RUNS, THREADS
 from muster_storage import now_s
 
@@ -43,10 +62,10 @@ class ThreadQuery:
     ids: Sequence[str] | None = None
 
 
-def insert_thread(connection: Connection, thread: NewThread) -> Mapping[str, Any]:
+def insert_thread(connection: Connection, thread: NewThread) -> Row:
     """Make a thread."""
     now = now_s(connection)
-    row = {
+    row: dict[str, Any] = {
         "thread_id": thread.thread_id,
         "tenant": thread.tenant,
         "metadata": thread.metadata,
@@ -78,12 +97,12 @@ def _is(tenant: str, thread_id: str) -> ColumnElement[bool]:
     return and_(THREADS.c.thread_id == thread_id, THREADS.c.tenant == tenant)
 
 
-def thread(connection: Connection, tenant: str, thread_id: str) -> Mapping[str, Any] | None:
+def thread(connection: Connection, tenant: str, thread_id: str) -> Row | None:
     """A tenant's thread."""
     return connection.execute(select(THREADS).where(_is(tenant, thread_id))).mappings().first()
 
 
-def locked_thread(connection: Connection, tenant: str, thread_id: str) -> Mapping[str, Any] | None:
+def locked_thread(connection: Connection, tenant: str, thread_id: str) -> Row | None:
     """A tenant's thread, which nobody else changes until the transaction ends."""
     query = select(THREADS).where(_is(tenant, thread_id)).with_for_update()
     return connection.execute(query).mappings().first()
@@ -91,7 +110,10 @@ def locked_thread(connection: Connection, tenant: str, thread_id: str) -> Mappin
 
 def is_taken(connection: Connection, thread_id: str) -> bool:
     """Whether any tenant has a thread of this identifier."""
-    return connection.execute(select(THREADS.c.thread_id).where(THREADS.c.thread_id == thread_id)).first() is not None
+    return (
+        connection.execute(select(THREADS.c.thread_id).where(THREADS.c.thread_id == thread_id)).first()
+        is not None
+    )
 
 
 def is_foreign(connection: Connection, tenant: str, thread_id: str) -> bool:
@@ -101,7 +123,7 @@ def is_foreign(connection: Connection, tenant: str, thread_id: str) -> bool:
 
 def search(
     connection: Connection, tenant: str, query: ThreadQuery, sort: tuple[str, bool], page: tuple[int, int]
-) -> Sequence[Mapping[str, Any]]:
+) -> Sequence[Row]:
     """A page of the tenant's threads.
 
     Args:
@@ -117,7 +139,9 @@ def search(
     name, falls = sort
     column = THREADS.c[name]
     order = (column.desc() if falls else column.asc(), THREADS.c.thread_id)
-    found = _matching(connection, select(THREADS), tenant, query).order_by(*order).limit(page[0]).offset(page[1])
+    found = (
+        _matching(connection, select(THREADS), tenant, query).order_by(*order).limit(page[0]).offset(page[1])
+    )
     return connection.execute(found).mappings().all()
 
 
@@ -163,7 +187,9 @@ def _equals(column: ColumnElement[Any], key: str, value: object) -> ColumnElemen
             return found == func.json(orjson.dumps(value).decode())
 
 
-def patch(connection: Connection, tenant: str, thread_id: str, metadata: Mapping[str, Any]) -> Mapping[str, Any] | None:
+def patch(
+    connection: Connection, tenant: str, thread_id: str, metadata: Mapping[str, Any]
+) -> Row | None:
     """Add to a thread's metadata. Returns the thread, or None if there is none."""
     known = locked_thread(connection, tenant, thread_id)
     if known is None:
@@ -184,7 +210,12 @@ def remove(connection: Connection, tenant: str, thread_id: str) -> Sequence[str]
 
 
 def show_state(
-    connection: Connection, tenant: str, thread_id: str, values: object, interrupts: object, status: ThreadStatus
+    connection: Connection,
+    tenant: str,
+    thread_id: str,
+    values: object,
+    interrupts: object,
+    status: ThreadStatus,
 ) -> None:
     """Make lists show a state that was written by hand."""
     now = now_s(connection)

@@ -10,7 +10,7 @@ import orjson
 from langchain_core.runnables import RunnableConfig
 
 from muster_agent.runs import holds, thread_rows
-from muster_agent.runs.records import Lease, NewThread, ThreadExistsError, ThreadNotFoundError, ThreadStatus
+from muster_agent.runs.records import Lease, NewThread, Row, ThreadExistsError, ThreadNotFoundError, ThreadStatus
 from muster_agent.wire import interrupt_as_json, plain, to_json
 
 if TYPE_CHECKING:
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from muster_agent.runs.thread_rows import ThreadQuery
     from muster_storage import Database
 
-Row = Mapping[Any, Any]
 
 _HOLD_S = 60.0
 _READING = "threads.read"
@@ -138,7 +137,12 @@ class Threads:
         return await self.get(tenant, made["thread_id"])
 
     async def state(
-        self, tenant: str, thread_id: str, checkpoint: Mapping[str, Any] | None = None, *, subgraphs: bool = False
+        self,
+        tenant: str,
+        thread_id: str,
+        checkpoint: Mapping[str, Any] | None = None,
+        *,
+        subgraphs: bool = False,
     ) -> dict[str, Any]:
         """A thread's state, the newest or at a checkpoint.
 
@@ -153,8 +157,13 @@ class Threads:
         return state_as_json(found) if found.created_at is not None else _empty_state()
 
     async def history(
-        self, tenant: str, thread_id: str, limit: int, before: Mapping[str, Any] | None = None,
-        checkpoint: Mapping[str, Any] | None = None, metadata: Mapping[str, Any] | None = None,
+        self,
+        tenant: str,
+        thread_id: str,
+        limit: int,
+        before: Mapping[str, Any] | None = None,
+        checkpoint: Mapping[str, Any] | None = None,
+        metadata: Mapping[str, Any] | None = None,
     ) -> list[dict[str, Any]]:
         """A thread's states, newest first.
 
@@ -177,7 +186,10 @@ class Threads:
         found: list[dict[str, Any]] = []
         async with assistant.open(self._memory, access=_READING) as graph:
             async for state in graph.aget_state_history(config, before=earlier):
-                if all(cast("Any", state.metadata or {}).get(key) == value for key, value in (metadata or {}).items()):
+                if all(
+                    cast("Any", state.metadata or {}).get(key) == value
+                    for key, value in (metadata or {}).items()
+                ):
                     found.append(state_as_json(state))
                 if len(found) >= limit:
                     break
@@ -197,7 +209,9 @@ class Threads:
             raise LookupError("nothing has run on this thread, so the shape of its state is not known")
         async with self._held(tenant, thread_id), assistant.open(self._memory, access=_WRITING) as graph:
             values = cast("Any", change.values)
-            config = await graph.aupdate_state(_at(thread_id, change.checkpoint), values, as_node=change.as_node)
+            config = await graph.aupdate_state(
+                _at(thread_id, change.checkpoint), values, as_node=change.as_node
+            )
             await self._show(tenant, thread_id, graph)
         return cast("dict[str, Any]", config.get("configurable", {}))
 
@@ -240,7 +254,9 @@ class Threads:
         found = None if name is None else self._assistants.by_id(str(name))
         if found is not None:
             return found
-        return next((assistant for assistant in self._assistants if assistant.graph_id == known.get("graph_id")), None)
+        return next(
+            (assistant for assistant in self._assistants if assistant.graph_id == known.get("graph_id")), None
+        )
 
 
 def _create(connection: Any, thread: NewThread, may_exist: bool) -> Row:  # noqa: ANN401, FBT001 - a transaction's arguments
@@ -260,7 +276,9 @@ def _at(thread_id: str, checkpoint: Mapping[str, Any] | None = None) -> Runnable
 def interrupts_of(state: "StateSnapshot") -> dict[str, list[dict[str, Any]]]:
     """What waits for a person, by task."""
     return {
-        task.id: plain([interrupt_as_json(each) for each in task.interrupts]) for task in state.tasks if task.interrupts
+        task.id: plain([interrupt_as_json(each) for each in task.interrupts])
+        for task in state.tasks
+        if task.interrupts
     }
 
 

@@ -54,7 +54,9 @@ class Upkeep:
         retention: What is kept.
     """
 
-    def __init__(self, database: "Database", memory: "Memory", executor: "Executor", retention: Retention) -> None:
+    def __init__(
+        self, database: "Database", memory: "Memory", executor: "Executor", retention: Retention
+    ) -> None:
         self._database = database
         self._memory = memory
         self._executor = executor
@@ -73,7 +75,7 @@ class Upkeep:
             try:
                 await work()
             except Exception as error:  # noqa: BLE001 - the database is away; it is asked again
-                _log.error("upkeep failed", error=type(error).__name__)  # noqa: TRY400 - texts may quote values
+                _log.error("upkeep failed", error=type(error).__name__)
 
     async def deny(self) -> None:
         """Answer questions whose time is over with no."""
@@ -100,7 +102,9 @@ def _deny(connection: Connection) -> int:
     )
     denied = 0
     for thread in connection.execute(due).mappings().all():
-        last = select(RUNS).where(RUNS.c.thread_id == thread["thread_id"]).order_by(RUNS.c.seq.desc()).limit(1)
+        last = (
+            select(RUNS).where(RUNS.c.thread_id == thread["thread_id"]).order_by(RUNS.c.seq.desc()).limit(1)
+        )
         asking = connection.execute(last).mappings().first()
         if asking is None:
             continue
@@ -119,7 +123,11 @@ def _denial(thread: Mapping[Any, Any], asking: Mapping[Any, Any]) -> NewRun:
     waiting = [each for task in interrupts.values() for each in task]
     resume = {each["id"]: {"decisions": _no_to(each["value"])} for each in waiting}
     kwargs = {
-        **{name: value for name, value in asking["kwargs"].items() if name in {"config", "context", "stream_mode"}},
+        **{
+            name: value
+            for name, value in asking["kwargs"].items()
+            if name in {"config", "context", "stream_mode"}
+        },
         "command": {"resume": resume},
         "answers": list(resume),
     }
@@ -138,7 +146,9 @@ def _denial(thread: Mapping[Any, Any], asking: Mapping[Any, Any]) -> NewRun:
 
 
 def _no_to(question: Any) -> list[dict[str, str]]:  # noqa: ANN401 - what a graph asked
-    requests: Sequence[Any] = question.get("action_requests", [None]) if isinstance(question, dict) else [None]
+    requests: Sequence[Any] = (
+        question.get("action_requests", [None]) if isinstance(question, dict) else [None]
+    )
     message = "Nobody approved this call in time, so it was not carried out."
     return [{"type": "reject", "message": message} for _ in requests]
 

@@ -71,7 +71,10 @@ async def test_a_refusal_is_told_to_the_model(start: Start, done: Path) -> None:
 async def test_nobody_answers(start: Start, done: Path) -> None:
     """After its time the answer is no, and the model is told."""
     agents = {"agent": {**AGENTS["agent"], "approval": {"timeout_s": 0.2}}}
-    async with start(mail("ada"), Say("Then not."), agents=agents, keys={"k1": "ada"}, key="k1") as (agent, client):
+    async with start(mail("ada"), Say("Then not."), agents=agents, keys={"k1": "ada"}, key="k1") as (
+        agent,
+        client,
+    ):
         thread = (await client.threads.create())["thread_id"]
         await client.runs.wait(thread, "agent", input=asks("Write to Ada."))
         for _ in range(2):
@@ -93,12 +96,17 @@ async def test_two_answers_at_once(start: Start, done: Path) -> None:
         thread = (await client.threads.create())["thread_id"]
         await client.runs.wait(thread, "agent", input=asks("Write to both."))
         tasks = [
-            asyncio.create_task(client.runs.wait(thread, "agent", command=answered("approve"))) for _ in range(3)
+            asyncio.create_task(client.runs.wait(thread, "agent", command=answered("approve")))
+            for _ in range(3)
         ]
         await asyncio.wait(tasks)
         assert effects(done) == ["ada"]
         state = await client.threads.get_state(thread)
-        asked = [each["value"]["action_requests"][0]["args"] for task in state["tasks"] for each in task["interrupts"]]
+        asked = [
+            each["value"]["action_requests"][0]["args"]
+            for task in state["tasks"]
+            for each in task["interrupts"]
+        ]
         assert asked == [{"to": "bob"}]
 
 
@@ -128,7 +136,10 @@ async def test_content_from_outside_obeyed(start: Start, done: Path) -> None:
     tools = {"own": [MAIL, "tests.agent.runs.tools:read_page"]}
     agents = {"agent": {"tools": tools, "approval": {"tools": "none"}}}
     page = CallTools([("read_page", {})])
-    async with start(mail("ada"), Say("Sent."), page, mail("eve"), Say("?"), agents=agents) as (_agent, client):
+    async with start(mail("ada"), Say("Sent."), page, mail("eve"), Say("?"), agents=agents) as (
+        _agent,
+        client,
+    ):
         thread = (await client.threads.create())["thread_id"]
         await client.runs.wait(thread, "agent", input=asks("Write to Ada."))
         assert effects(done) == ["ada"]

@@ -33,8 +33,19 @@ async def test_a_cancelled_thread_goes_on(start: Start) -> None:
         await agent.model.received()
         await client.runs.cancel(thread, run["run_id"], wait=True)
         # As a process that died between a call and its result would have left it.
-        await client.threads.update_state(thread, {"messages": [{"role": "ai", "content": "", "tool_calls": [
-            {"name": "calculator", "args": {"expression": "2+2"}, "id": "lost"}]}]}, as_node="model")
+        await client.threads.update_state(
+            thread,
+            {
+                "messages": [
+                    {
+                        "role": "ai",
+                        "content": "",
+                        "tool_calls": [{"name": "calculator", "args": {"expression": "2+2"}, "id": "lost"}],
+                    }
+                ]
+            },
+            as_node="model",
+        )
         await client.runs.wait(thread, "agent", input=asks("still there?"))
         sent = agent.model.calls[-1].body["messages"]
         asked_for = [call["id"] for message in sent for call in message.get("tool_calls") or ()]
@@ -102,7 +113,9 @@ async def test_a_client_that_leaves(start: Start, mode: str) -> None:
     release = asyncio.Event()
     async with start(Hold(Say("One."), release=release)) as (agent, client):
         thread = (await client.threads.create())["thread_id"]
-        streaming = client.runs.stream(thread, "agent", input=asks("hi"), on_disconnect=mode, stream_mode="messages")
+        streaming = client.runs.stream(
+            thread, "agent", input=asks("hi"), on_disconnect=mode, stream_mode="messages"
+        )
         await anext(streaming)
         await agent.model.received()
         await streaming.aclose()
@@ -119,7 +132,9 @@ async def test_a_stop_button_that_only_hangs_up(start: Start) -> None:
     """An operator may have runs end with their client, whatever the client asks for."""
     async with start(Hold(Say("One.")), on_disconnect="cancel", disconnect_grace_s=0) as (agent, client):
         thread = (await client.threads.create())["thread_id"]
-        streaming = client.runs.stream(thread, "agent", input=asks("hi"), on_disconnect="continue", stream_mode="values")
+        streaming = client.runs.stream(
+            thread, "agent", input=asks("hi"), on_disconnect="continue", stream_mode="values"
+        )
         await anext(streaming)
         await agent.model.received()
         await streaming.aclose()
@@ -131,7 +146,9 @@ async def test_a_run_that_takes_too_long(start: Start) -> None:
     limits = {"agent": {"limits": {"run_timeout_s": 0.3}}}
     async with start(Hold(Say("never")), agents=limits) as (agent, client):
         thread = (await client.threads.create())["thread_id"]
-        events = [part async for part in client.runs.stream(thread, "agent", input=asks("hi"), stream_mode="values")]
+        events = [
+            part async for part in client.runs.stream(thread, "agent", input=asks("hi"), stream_mode="values")
+        ]
         assert events[-2].event == "error"
         assert events[-2].data["error"] == "TimeoutError"
         assert events[-2].data["message"] == "the run took longer than 0.3 s"

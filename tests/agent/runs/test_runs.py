@@ -37,7 +37,11 @@ async def test_a_thread_goes_on(start: Start) -> None:
         thread = (await client.threads.create())["thread_id"]
         await client.runs.wait(thread, "agent", input=asks("first"))
         await client.runs.wait(thread, "agent", input=asks("second"))
-        assert [text for role, text in agent.model.calls[1].messages if role != "system"] == ["first", "One.", "second"]
+        assert [text for role, text in agent.model.calls[1].messages if role != "system"] == [
+            "first",
+            "One.",
+            "second",
+        ]
 
 
 async def test_runs_survive_a_restart_of_the_service(start: Start) -> None:

@@ -18,18 +18,24 @@ def events_of(text: str) -> list[tuple[str, Any, str | None]]:
     """Name, data and id of each event of a stream."""
     found: list[tuple[str, Any, str | None]] = []
     for block in text.split("\r\n\r\n"):
-        fields = dict(line.split(": ", 1) for line in block.split("\r\n") if line and not line.startswith(":"))
+        fields = dict(
+            line.split(": ", 1) for line in block.split("\r\n") if line and not line.startswith(":")
+        )
         if fields:
             found.append((fields["event"], json.loads(fields["data"]), fields.get("id")))
     return found
 
 
-@pytest.mark.parametrize("mode", ["values", "updates", "messages", "messages-tuple", "debug", "tasks", "checkpoints"])
+@pytest.mark.parametrize(
+    "mode", ["values", "updates", "messages", "messages-tuple", "debug", "tasks", "checkpoints"]
+)
 async def test_each_mode_is_streamed(start: Start, mode: str) -> None:
     """A stream begins with its run, has its mode's events in between, and says how it ended."""
     async with start(*ANSWERS) as (_agent, client):
         thread = (await client.threads.create())["thread_id"]
-        parts = [part async for part in client.runs.stream(thread, "agent", input=asks("hi"), stream_mode=mode)]
+        parts = [
+            part async for part in client.runs.stream(thread, "agent", input=asks("hi"), stream_mode=mode)
+        ]
         assert parts[0].event == "metadata"
         assert parts[-1].event == "end"
         assert parts[-1].data == {"status": "success"}
@@ -50,7 +56,9 @@ async def test_the_wire_of_messages(start: Start) -> None:
         assert all(later.startswith(earlier) for earlier, later in zip(grown, grown[1:], strict=False))
         pieces = [
             part.data
-            async for part in client.runs.stream(thread, "agent", input=asks("hi"), stream_mode="messages-tuple")
+            async for part in client.runs.stream(
+                thread, "agent", input=asks("hi"), stream_mode="messages-tuple"
+            )
             if part.event == "messages"
         ]
         assert "".join(piece[0]["content"] for piece in pieces) == "The answer is 4."
@@ -63,7 +71,12 @@ async def test_headers_of_a_stream(start: Start, http: httpx.AsyncClient) -> Non
     """Clients find their run in the headers, and its events are framed with CRLF and have ids when asked for."""
     async with start(Say("Hi.")) as (agent, client):
         thread = (await client.threads.create())["thread_id"]
-        body = {"assistant_id": "agent", "input": asks("hi"), "stream_mode": ["values"], "stream_resumable": True}
+        body = {
+            "assistant_id": "agent",
+            "input": asks("hi"),
+            "stream_mode": ["values"],
+            "stream_resumable": True,
+        }
         answer = await http.post(f"{agent.url}/threads/{thread}/runs/stream", json=body)
         (run,) = await client.runs.list(thread)
         here = f"/threads/{thread}/runs/{run['run_id']}"

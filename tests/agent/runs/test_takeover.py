@@ -38,13 +38,16 @@ class Replica:
 
 
 @asynccontextmanager
-async def replica(proxy: str, database_url: str, folder: Path) -> AsyncGenerator[tuple[Replica, LangGraphClient]]:
+async def replica(
+    proxy: str, database_url: str, folder: Path
+) -> AsyncGenerator[tuple[Replica, LangGraphClient]]:
     """Run the service as a process of its own; it is killed at the end."""
     agents = folder / "agents.yaml"
     await asyncio.to_thread(agents.write_text, yaml.safe_dump(AGENTS))
     environment = {
         **os.environ,
         "MUSTER_AGENT_SECRET": SECRET,
+        "MUSTER_AGENT_LEASE_S": "2",
         "MUSTER_LOG_FORMAT": "json",
         EFFECTS: str(folder / "effects"),
     }
@@ -82,7 +85,7 @@ async def _drain(process: asyncio.subprocess.Process) -> None:
         pass
 
 
-def held_at(step: int, held: Hold) -> Any:  # noqa: ANN401 - a script
+def held_at(step: int, held: Hold) -> Any:
     """A model that calculates twice, and is silent at one of its calls, once."""
     times = {"held": False}
 
@@ -113,7 +116,14 @@ async def test_a_killed_process_resumes_its_run(database_url: str, tmp_path: Pat
             await client.runs.join(thread, run["run_id"])
             assert (await client.runs.get(thread, run["run_id"]))["status"] == "success"
             state = await client.threads.get_state(thread)
-            assert [m["type"] for m in state["values"]["messages"]] == ["human", "ai", "tool", "ai", "tool", "ai"]
+            assert [m["type"] for m in state["values"]["messages"]] == [
+                "human",
+                "ai",
+                "tool",
+                "ai",
+                "tool",
+                "ai",
+            ]
             assert max(parents(await client.threads.get_history(thread, limit=100)).values()) == 1
             assert len(model.calls) == 4  # three, and the one that was broken off
             told = [part async for part in client.runs.join_stream(thread, run["run_id"], last_event_id="-1")]

@@ -56,5 +56,7 @@ class AtMostOnce(AgentMiddleware[AgentState[Any], Any, Any]):
 
 def _asking(request: ToolCallRequest) -> str:
     """The model's message that asks for the call."""
-    asking = next(message for message in reversed(request.state["messages"]) if isinstance(message, AIMessage))
+    asking = next(
+        message for message in reversed(request.state["messages"]) if isinstance(message, AIMessage)
+    )
     return str(asking.id)

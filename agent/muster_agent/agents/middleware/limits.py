@@ -28,7 +28,9 @@ class ToolLimits(AgentMiddleware[AgentState[Any], Any, Any]):
         call = request.tool_call
         earlier = earlier_calls(request.state["messages"], call["id"])
         if len(earlier) >= self._most:
-            return refusal(request, f"Error: no more tool calls: {self._most} were made. Answer with what you know.")
+            return refusal(
+                request, f"Error: no more tool calls: {self._most} were made. Answer with what you know."
+            )
         same = earlier.count((call["name"], repr(sorted(call["args"].items()))))
         if same >= self._most_same:
             return refusal(

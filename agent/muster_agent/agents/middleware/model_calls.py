@@ -1,5 +1,7 @@
 """What happens around each call of the model."""
 
+import asyncio
+import random
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, cast
@@ -14,6 +16,8 @@ from muster_agent.agents.context import AgentContext, context_of
 from muster_agent.agents.turns import model_calls, sendable
 from muster_agent.models import ModelName
 from muster_agent.wire import encodable
+
+_LONGEST_WAIT_S = 60.0
 
 STOPPED_BY = "stopped_by"
 """In an answer's `response_metadata`: the limit that ended the run."""
@@ -66,7 +70,7 @@ class ModelCalls(AgentMiddleware[AgentState[Any], AgentContext, Any]):
             return ModelResponse(result=[_given_up(made)])
         identity.begin_step(made + 1)
         try:
-            response = await handler(await self._prepared(request))
+            response = await _admitted(handler, await self._prepared(request), is_first=made == 0)
         except openai.OpenAIError as error:
             raise failures.of_model_call(error) from error
         except failures.Failure:
@@ -100,7 +104,40 @@ class ModelCalls(AgentMiddleware[AgentState[Any], AgentContext, Any]):
             if waiting > 1 and call["name"] in self._rules.one_at_a_time:
                 continue
             kept.append(call)
-        return answer if len(kept) == len(answer.tool_calls) else answer.model_copy(update={"tool_calls": kept})
+        return (
+            answer if len(kept) == len(answer.tool_calls) else answer.model_copy(update={"tool_calls": kept})
+        )
+
+
+async def _admitted(
+    handler: Callable[[ModelRequest[AgentContext]], Awaitable[ModelResponse[Any]]],
+    request: ModelRequest[AgentContext],
+    *,
+    is_first: bool,
+) -> ModelResponse[Any]:
+    """Call the model; a call that the proxy turns away is made again when the proxy says so, until the run's deadline.
+
+    This is the one place where the agent tries again, and the one thing it tries again: 429 and 503 with `retry-after`
+    mean that nothing was done. What fails in an engine is the proxy's to try again. A run whose client waits for the first
+    call is not kept waiting here: the client is told, and tries again itself.
+    """
+    while True:
+        try:
+            return await handler(request)
+        except openai.APIStatusError as error:
+            wait_s = _retry_after_s(error)
+            if wait_s is None or (is_first and not identity.is_patient()):
+                raise
+            # Those that were turned away together must not come back together.
+            await asyncio.sleep(wait_s * random.uniform(1.0, 1.5))  # noqa: S311 - no secret
+            identity.count_retry()
+
+
+def _retry_after_s(error: openai.APIStatusError) -> float | None:
+    if error.status_code not in {429, 503}:
+        return None
+    given = str(error.response.headers.get("retry-after", ""))
+    return min(float(given), _LONGEST_WAIT_S) if given.isascii() and given.isdecimal() else None
 
 
 def _given_up(calls: int) -> AIMessage:

@@ -41,7 +41,12 @@ class LongConversations(AgentMiddleware[AgentState[Any], Any, Any]):
     """
 
     def __init__(
-        self, model: BaseChatModel, name: ModelName, share: float, context_tokens: int | None, keep_messages: int
+        self,
+        model: BaseChatModel,
+        name: ModelName,
+        share: float,
+        context_tokens: int | None,
+        keep_messages: int,
     ) -> None:
         super().__init__()
         self._model = model
@@ -61,7 +66,9 @@ class LongConversations(AgentMiddleware[AgentState[Any], Any, Any]):
         """Call the model with a conversation that fits, and keep what was made of it."""
         if self._summaries.token_counter(request.messages) < await self._most_tokens():
             return await handler(request)
-        shortened = await self._summaries.abefore_model(cast("Any", {"messages": request.messages}), request.runtime)
+        shortened = await self._summaries.abefore_model(
+            cast("Any", {"messages": request.messages}), request.runtime
+        )
         if shortened is None:
             return await handler(request)
         changes: list[Any] = shortened["messages"]
@@ -80,7 +87,10 @@ class LongConversations(AgentMiddleware[AgentState[Any], Any, Any]):
         with identity.calling("summary"):
             try:
                 answer = await self._model.ainvoke(
-                    [SystemMessage(_TASK), HumanMessage(told)], quietly, model=await self._name.get(), temperature=0
+                    [SystemMessage(_TASK), HumanMessage(told)],
+                    quietly,
+                    model=await self._name.get(),
+                    temperature=0,
                 )
             except openai.OpenAIError as error:
                 raise failures.of_model_call(error) from error

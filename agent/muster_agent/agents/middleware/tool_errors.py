@@ -62,7 +62,7 @@ class ToolErrors(AgentMiddleware[AgentState[Any], Any, Any]):
         except TimeoutError:
             return refusal(request, f"Error: the tool {name} took too long and was stopped.")
         except Exception as error:  # noqa: BLE001 - the run goes on: a broken tool is one more thing the model is told
-            _log.error("tool broke", tool=name[:64], error=type(error).__name__)  # noqa: TRY400 - texts quote arguments
+            _log.error("tool broke", tool=name[:64], error=type(error).__name__)
             return refusal(request, f"Error: the tool {name} failed.")
 
     def _cut(self, result: ToolResult) -> ToolResult:

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from langchain_core.messages import AIMessage, AnyMessage, HumanMessage, ToolCall, ToolMessage
 
-from muster_agent.transcript import Turn, reconcile, turns
+from muster_agent.openai_api.transcript import Turn, reconcile, turns
 
 CALL = ToolCall(name="calculator", args={}, id="c", type="tool_call")
 

@@ -1,0 +1,175 @@
+"""Databases: opened, migrated, used by one process or several, and refused when something is wrong with them."""
+
+import asyncio
+import stat
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import Column, Connection, Integer, MetaData, Table, create_engine, insert, make_url, select, text
+
+from muster_agent.runs.tables import METADATA, SCHEMA
+from muster_storage import Database, DatabaseInUseError, Json, StorageError, now_s, open_database
+
+_NOTES = Table("notes", MetaData(), Column("id", Integer, primary_key=True), Column("body", Json))
+
+
+@pytest.fixture
+async def database(database_url: str) -> Any:
+    """A database with a table of notes."""
+    opened = await asyncio.to_thread(open_database, database_url, SCHEMA)
+    await opened.run(_NOTES.metadata.create_all)
+    yield opened
+    await opened.close()
+
+
+def _write(connection: Connection, body: object) -> None:
+    connection.execute(insert(_NOTES).values(body=body))
+
+
+def _read(connection: Connection) -> list[Any]:
+    return list(connection.execute(select(_NOTES.c.body).order_by(_NOTES.c.id)).scalars())
+
+
+def test_the_code_expects_the_newest_revision() -> None:
+    """The revision that the code names is the last of the scripts."""
+    assert ScriptDirectory(str(SCHEMA.scripts)).get_current_head() == SCHEMA.head
+
+
+def test_migrations_make_the_tables_that_the_code_uses(database_url: str) -> None:
+    """Alembic finds no difference between what its scripts have made and what the code declares."""
+    database = open_database(database_url, SCHEMA)
+    try:
+        with database.engine.connect() as connection:
+            ours = MigrationContext.configure(
+                connection, opts={"include_name": lambda name, kind, _: kind != "table" or name in METADATA.tables}
+            )
+            assert compare_metadata(ours, METADATA) == []
+    finally:
+        asyncio.run(database.close())
+
+
+@pytest.mark.parametrize(
+    "value", [None, "text", 1, 1.5, True, [], {"a": [1, {"b": None}]}, {"ключ": "значение", "nul": "a\0b"}]
+)
+async def test_json_comes_back(database: Database, value: object) -> None:
+    """What is stored as JSON is read as what it was; only NUL, which PostgreSQL cannot hold, is replaced."""
+    await database.run(_write, value)
+    (read,) = await database.run(_read)
+    assert read == ({"ключ": "значение", "nul": "a\ufffdb"} if isinstance(value, dict) and "nul" in value else value)
+
+
+async def test_a_failed_transaction_writes_nothing(database: Database) -> None:
+    """An exception takes back what came before it."""
+
+    def fail(connection: Connection) -> None:
+        _write(connection, "half")
+        raise ValueError("no")
+
+    with pytest.raises(ValueError, match="no"):
+        await database.run(fail)
+    assert await database.run(_read) == []
+
+
+async def test_a_cancelled_caller_does_not_stop_its_transaction(database: Database) -> None:
+    """It is finished without the caller."""
+    has_begun, may_end = threading.Event(), threading.Event()
+
+    def slow(connection: Connection) -> None:
+        has_begun.set()
+        assert may_end.wait(30)
+        _write(connection, "whole")
+
+    writing = asyncio.create_task(database.run(slow))
+    await asyncio.to_thread(has_begun.wait, 30)
+    writing.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await writing
+    may_end.set()
+    while await database.run(_read) != ["whole"]:
+        await asyncio.sleep(0)
+
+
+async def test_many_transactions_at_once(database: Database) -> None:
+    """None is lost, and none fails because another one writes."""
+    async with asyncio.TaskGroup() as group:
+        for number in range(50):
+            group.create_task(database.run(_write, number))
+    assert sorted(await database.run(_read)) == list(range(50))
+
+
+async def test_the_clock_is_the_databases(database: Database) -> None:
+    """It gives seconds since 1970, and does not stand still."""
+    first, second = [await database.run(lambda connection: connection.execute(select(now_s(connection))).scalar_one())
+                     for _ in range(2)]
+    assert 1_700_000_000 < first <= second
+
+
+def test_a_database_of_a_newer_release_is_left_alone(database_url: str) -> None:
+    """The error says that a newer release wrote it."""
+    asyncio.run(open_database(database_url, SCHEMA).close())
+    url = make_url(database_url)
+    engine = create_engine(url.set(drivername="postgresql+psycopg") if url.drivername == "postgresql" else url)
+    with engine.begin() as connection:
+        connection.execute(text(f"UPDATE {SCHEMA.version_table} SET version_num = '9999'"))
+    engine.dispose()
+    with pytest.raises(StorageError, match="written by a newer release"):
+        open_database(database_url, SCHEMA)
+
+
+def test_replicas_that_start_together(postgres_url: str) -> None:
+    """Each finds or makes the tables; none fails because another one is making them."""
+    from tests.postgres import new_database  # noqa: PLC0415 - one test needs it
+
+    with new_database(postgres_url) as url, ThreadPoolExecutor(4) as threads:
+        for database in threads.map(lambda _: open_database(url, SCHEMA), range(4)):
+            asyncio.run(database.close())
+
+
+def test_a_second_process_is_refused(tmp_path: Path) -> None:
+    """A SQLite database serves one process; it is free again when that one has closed it."""
+    url = f"sqlite:///{tmp_path}/test.db"
+    first = open_database(url, SCHEMA)
+    with pytest.raises(DatabaseInUseError, match="in use by another process"):
+        open_database(url, SCHEMA)
+    asyncio.run(first.close())
+    asyncio.run(open_database(url, SCHEMA).close())
+
+
+def test_a_file_that_is_no_database(tmp_path: Path) -> None:
+    """It is told, and not overwritten."""
+    path = tmp_path / "test.db"
+    path.write_bytes(b"these are my notes, not a database\n" * 100)
+    before = path.read_bytes()
+    with pytest.raises(StorageError, match="cannot be read as a database"):
+        open_database(f"sqlite:///{path}", SCHEMA)
+    assert path.read_bytes() == before
+
+
+def test_conversations_are_for_their_owner_alone(tmp_path: Path) -> None:
+    """No other account of the machine can read the file."""
+    path = tmp_path / "new" / "test.db"
+    asyncio.run(open_database(f"sqlite:///{path}", SCHEMA).close())
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
+@pytest.mark.parametrize(
+    ("url", "words"),
+    [
+        ("nonsense", "expected a database URL"),
+        ("mysql://host/name", "not supported"),
+        ("sqlite://", "not supported"),
+        ("sqlite:////proc/nowhere/test.db", "cannot be written"),
+        ("postgresql://user:secret@127.0.0.1:1/name", "cannot be reached"),
+    ],
+)
+def test_what_cannot_be_opened(url: str, words: str) -> None:
+    """The error says what to do, without the password."""
+    with pytest.raises(StorageError, match=words) as raised:
+        open_database(url, SCHEMA)
+    assert "secret" not in str(raised.value)
