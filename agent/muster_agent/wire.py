@@ -29,7 +29,7 @@ def plain(value: object) -> Any:  # noqa: ANN401 - JSON
         case None | str() | bool() | int() | float():
             return value
         case Interrupt():
-            return interrupt_as_json(value)
+            return interrupt_as_json(cast("Interrupt[Any]", value))
         case _:
             return plain(_as_json(value))
 
@@ -63,7 +63,7 @@ def _as_json(value: Any) -> Any:  # noqa: ANN401 - orjson's hook
             return str(value)
 
 
-def interrupt_as_json(interrupt: Interrupt) -> dict[str, Any]:
+def interrupt_as_json(interrupt: Interrupt[Any]) -> dict[str, Any]:
     """What waits for a person, and what an answer must look like where the graph says so."""
     told: dict[str, Any] = {"value": interrupt.value, "id": interrupt.id}
     if isinstance(interrupt.response_schema, dict):

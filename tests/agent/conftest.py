@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Generator
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -39,7 +40,11 @@ def ask(http: httpx.AsyncClient) -> Ask:
     """Ask the agent: messages are texts of the user, or (role, text) pairs."""
 
     async def ask(
-        agent: ScriptedAgent, *messages: str | tuple[str, str], thread: str | None = None, **fields: object
+        agent: ScriptedAgent,
+        *messages: str | tuple[str, str],
+        thread: str | None = None,
+        headers: dict[str, str] | None = None,
+        **fields: object,
     ) -> httpx.Response:
         pairs = [("user", message) if isinstance(message, str) else message for message in messages]
         body = {
@@ -47,8 +52,9 @@ def ask(http: httpx.AsyncClient) -> Ask:
             "messages": [{"role": role, "content": text} for role, text in pairs],
             **fields,
         }
-        headers = {} if thread is None else {"x-session-id": thread}
-        return await http.post(f"{agent.url}/v1/chat/completions", json=body, headers=headers)
+        named = {} if thread is None else {"x-session-id": thread}
+        url = f"{agent.url}/v1/chat/completions"
+        return await http.post(url, json=body, headers={**named, **(headers or {})})
 
     return ask
 
@@ -60,10 +66,11 @@ def sdk() -> Callable[[ScriptedAgent], openai.AsyncOpenAI]:
 
 
 @pytest.fixture
-def agent_app() -> Callable[[str], Awaitable[ASGIApp]]:
+def agent_app(tmp_path: Path) -> Callable[[str], Awaitable[ASGIApp]]:
     """Make the application in front of the proxy of this URL, in a thread: it reads certificates."""
 
     async def make(proxy: str) -> ASGIApp:
-        return await asyncio.to_thread(create_app, AgentSettings(proxy=proxy))
+        settings = AgentSettings(proxy=proxy, database_url=f"sqlite:///{tmp_path}/agent.db")
+        return await asyncio.to_thread(create_app, settings)
 
     return make

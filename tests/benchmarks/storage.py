@@ -69,7 +69,9 @@ async def _measure(folder: Path) -> dict[str, list[float]]:
     await database.run(_TABLE.metadata.create_all)
     threads = ThreadPoolExecutor(1)
     loop = asyncio.get_running_loop()
-    bare = await loop.run_in_executor(threads, lambda: sqlite3.connect(folder / "bare.db", isolation_level=None, check_same_thread=False))
+    bare = await loop.run_in_executor(
+        threads, lambda: sqlite3.connect(folder / "bare.db", isolation_level=None, check_same_thread=False)
+    )
     bare.execute("PRAGMA journal_mode=WAL")
     bare.execute("PRAGMA synchronous=NORMAL")
     bare.execute(_CREATE)
@@ -98,9 +100,13 @@ def main() -> None:
     """Measure and print."""
     with tempfile.TemporaryDirectory() as folder:
         found = asyncio.run(_measure(Path(folder)))
-    print(f"CPU us a transaction of four statements; {_ROUNDS} rounds of {_TRANSACTIONS}, {os.cpu_count()} cores")
+    print(
+        f"CPU us a transaction of four statements; {_ROUNDS} rounds of {_TRANSACTIONS}, {os.cpu_count()} cores"
+    )
     for name, figures in found.items():
-        print(f"  {name:40} median {statistics.median(figures):6.0f}  ({min(figures):.0f} to {max(figures):.0f})")
+        print(
+            f"  {name:40} median {statistics.median(figures):6.0f}  ({min(figures):.0f} to {max(figures):.0f})"
+        )
 
 
 if __name__ == "__main__":

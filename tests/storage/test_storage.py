@@ -11,7 +11,18 @@ import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import Column, Connection, Integer, MetaData, Table, create_engine, insert, make_url, select, text
+from sqlalchemy import (
+    Column,
+    Connection,
+    Integer,
+    MetaData,
+    Table,
+    create_engine,
+    insert,
+    make_url,
+    select,
+    text,
+)
 
 from muster_agent.runs.tables import METADATA, SCHEMA
 from muster_storage import Database, DatabaseInUseError, Json, StorageError, now_s, open_database
@@ -47,7 +58,8 @@ def test_migrations_make_the_tables_that_the_code_uses(database_url: str) -> Non
     try:
         with database.engine.connect() as connection:
             ours = MigrationContext.configure(
-                connection, opts={"include_name": lambda name, kind, _: kind != "table" or name in METADATA.tables}
+                connection,
+                opts={"include_name": lambda name, kind, _: kind != "table" or name in METADATA.tables},
             )
             assert compare_metadata(ours, METADATA) == []
     finally:
@@ -61,7 +73,9 @@ async def test_json_comes_back(database: Database, value: object) -> None:
     """What is stored as JSON is read as what it was; only NUL, which PostgreSQL cannot hold, is replaced."""
     await database.run(_write, value)
     (read,) = await database.run(_read)
-    assert read == ({"ключ": "значение", "nul": "a\ufffdb"} if isinstance(value, dict) and "nul" in value else value)
+    assert read == (
+        {"ключ": "значение", "nul": "a\ufffdb"} if isinstance(value, dict) and "nul" in value else value
+    )
 
 
 async def test_a_failed_transaction_writes_nothing(database: Database) -> None:
@@ -105,8 +119,10 @@ async def test_many_transactions_at_once(database: Database) -> None:
 
 async def test_the_clock_is_the_databases(database: Database) -> None:
     """It gives seconds since 1970, and does not stand still."""
-    first, second = [await database.run(lambda connection: connection.execute(select(now_s(connection))).scalar_one())
-                     for _ in range(2)]
+    first, second = [
+        await database.run(lambda connection: connection.execute(select(now_s(connection))).scalar_one())
+        for _ in range(2)
+    ]
     assert 1_700_000_000 < first <= second
 
 
@@ -114,7 +130,9 @@ def test_a_database_of_a_newer_release_is_left_alone(database_url: str) -> None:
     """The error says that a newer release wrote it."""
     asyncio.run(open_database(database_url, SCHEMA).close())
     url = make_url(database_url)
-    engine = create_engine(url.set(drivername="postgresql+psycopg") if url.drivername == "postgresql" else url)
+    engine = create_engine(
+        url.set(drivername="postgresql+psycopg") if url.drivername == "postgresql" else url
+    )
     with engine.begin() as connection:
         connection.execute(text(f"UPDATE {SCHEMA.version_table} SET version_num = '9999'"))
     engine.dispose()

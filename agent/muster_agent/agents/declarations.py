@@ -53,7 +53,10 @@ class Limits(_Strict):
     model_calls: int = Field(default=8, ge=1, le=1000, description="Model calls between two user messages.")
     tool_calls: int = Field(default=32, ge=1, le=1000, description="Tool calls between two user messages.")
     same_call: int = Field(
-        default=3, ge=1, le=100, description="Times that one tool is called with the same arguments."
+        default=2,
+        ge=1,
+        le=100,
+        description="Times that one tool is called with the same arguments; then it gives its first result again.",
     )
     run_timeout_s: float = Field(
         default=300.0, gt=0, le=604_800, description="Seconds for a run, waits included."

@@ -4,6 +4,9 @@ from collections.abc import Sequence
 
 from langchain_core.messages import AIMessage, AnyMessage, HumanMessage, ToolMessage
 
+NO_MORE_TOOLS = "no_more_tools"
+"""In a tool message's `response_metadata`: the model has had enough calls, and is to answer."""
+
 _NEVER_ENDED = "This call was not carried out to its end, and its result is unknown."
 
 
@@ -22,6 +25,14 @@ def model_calls(messages: Sequence[AnyMessage]) -> int:
     return sum(isinstance(message, AIMessage) for message in current_turn(messages))
 
 
+def has_had_enough(messages: Sequence[AnyMessage]) -> bool:
+    """Whether a tool was refused since the user last spoke because there were too many calls."""
+    return any(
+        isinstance(message, ToolMessage) and NO_MORE_TOOLS in message.response_metadata
+        for message in current_turn(messages)
+    )
+
+
 def earlier_calls(messages: Sequence[AnyMessage], call_id: str | None) -> list[tuple[str, str]]:
     """Tool calls since the user last spoke and before this one: each tool and its arguments."""
     calls: list[tuple[str, str]] = []
@@ -31,6 +42,17 @@ def earlier_calls(messages: Sequence[AnyMessage], call_id: str | None) -> list[t
                 return calls
             calls.append((call["name"], repr(sorted(call["args"].items()))))
     return calls
+
+
+def results(messages: Sequence[AnyMessage]) -> list[ToolMessage | None]:
+    """The results of the tool calls since the user last spoke, in the order of the calls; None where there is none yet."""
+    turn = current_turn(messages)
+    found: list[ToolMessage | None] = []
+    for place, message in enumerate(turn):
+        if isinstance(message, AIMessage):
+            behind = _results_behind(turn[place + 1 :])
+            found += [behind.get(call["id"] or "") for call in message.tool_calls]
+    return found
 
 
 def sendable(messages: Sequence[AnyMessage]) -> list[AnyMessage]:

@@ -1,17 +1,28 @@
-"""Assistants: the agents that the service has. They are declared in a file, so no request makes or changes one."""
+"""Assistants: the agents that the service has.
 
-from typing import Any
+They are declared in a file, and everybody who calls the service has the same ones, so no request makes, changes or
+deletes one: what LangGraph's clients would do it with is a 405 that says so.
+"""
+
+from typing import Any, Literal, cast
 
 from fastapi import FastAPI
 from pydantic import Field
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
 
-from muster_agent.agents.assistants import Assistant
-from muster_agent.api.requests import ApiError, Body, Json, add, caller_of, path_id, read, service_of
+from muster_agent.agents.assistants import Assistant, Graph
+from muster_agent.api.requests import ApiError, Body, Filters, Json, add, caller_of, path_id, read, service_of
 from muster_agent.api.schemas import schemas_of
+from muster_agent.api.shapes import selected
 
 _READING = "assistants.read"
+_DECLARED = (
+    "Assistants are declared in the service's agents file. No request makes, changes or deletes one, and each has one "
+    "version."
+)
 
 
 class SearchBody(Body):
@@ -19,9 +30,12 @@ class SearchBody(Body):
 
     graph_id: str | None = None
     name: str | None = None
-    metadata: dict[str, Any] | None = None
+    metadata: Filters | None = None
     limit: int = Field(default=10, ge=1, le=1000)
     offset: int = Field(default=0, ge=0)
+    sort_by: Literal["assistant_id", "graph_id", "name", "created_at", "updated_at"] | None = None
+    sort_order: Literal["asc", "desc"] | None = None
+    select: list[str] | None = None
 
 
 def add_assistants(app: FastAPI) -> None:
@@ -29,10 +43,30 @@ def add_assistants(app: FastAPI) -> None:
     add(app, "POST", "/assistants/search", _search, SearchBody)
     add(app, "POST", "/assistants/count", _count, SearchBody)
     add(app, "GET", "/assistants/{assistant_id}", _get)
-    add(app, "GET", "/assistants/{assistant_id}/graph", _graph)
+    add(app, "GET", "/assistants/{assistant_id}/graph", _graph, query=("xray",))
     add(app, "GET", "/assistants/{assistant_id}/schemas", _schemas)
-    add(app, "GET", "/assistants/{assistant_id}/subgraphs", _subgraphs)
-    add(app, "GET", "/assistants/{assistant_id}/subgraphs/{namespace:path}", _subgraphs)
+    add(app, "GET", "/assistants/{assistant_id}/subgraphs", _subgraphs, query=("recurse",))
+    add(app, "GET", "/assistants/{assistant_id}/subgraphs/{namespace:path}", _subgraphs, query=("recurse",))
+    for method, path, allowed in (
+        ("POST", "/assistants", ""),
+        ("PATCH", "/assistants/{assistant_id}", "GET"),
+        ("DELETE", "/assistants/{assistant_id}", "GET"),
+        ("POST", "/assistants/{assistant_id}/versions", ""),
+        ("POST", "/assistants/{assistant_id}/latest", ""),
+    ):
+        app.router.routes.append(Route(path, _Refusing(allowed), methods=[method], include_in_schema=False))
+
+
+class _Refusing:
+    """Tells that assistants are as they are declared."""
+
+    def __init__(self, allowed: str) -> None:
+        self._allowed = allowed
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await caller_of(Request(scope, receive))
+        refusal = Json({"detail": _DECLARED}, status=405, headers={"allow": self._allowed})
+        await refusal.response()(scope, receive, send)
 
 
 def assistant_as_json(assistant: Assistant) -> dict[str, Any]:
@@ -68,11 +102,13 @@ async def _search(request: Request) -> Response:
     await caller_of(request)
     body = await read(request, SearchBody)
     found = _matching(request, body)
+    if body.sort_by is not None:
+        found.sort(key=lambda each: each[str(body.sort_by)], reverse=body.sort_order != "asc")
     page = found[body.offset : body.offset + body.limit]
     headers = {"x-pagination-total": str(len(found))}
     if body.offset + len(page) < len(found):
         headers["x-pagination-next"] = str(body.offset + len(page))
-    return Json(page, headers=headers).response()
+    return Json([selected(each, "assistant_id", body.select) for each in page], headers=headers).response()
 
 
 async def _count(request: Request) -> Response:
@@ -100,7 +136,20 @@ async def _graph(request: Request) -> Response:
     assistant = await _known(request, by_name=True)
     async with assistant.open(service_of(request).memory, access=_READING) as graph:
         drawn = await graph.aget_graph(xray=_xray(request))
-    return Json(drawn.to_json()).response()
+    return Json(_without_types(drawn.to_json())).response()
+
+
+def _without_types(drawn: dict[str, Any]) -> dict[str, Any]:
+    """A drawing without the names of the Python modules that its nodes are made of."""
+    nodes: list[dict[str, Any]] = drawn["nodes"]
+    told = [
+        {**node, "data": {"name": node["data"]["name"]}} if "name" in _data(node) else node for node in nodes
+    ]
+    return {**drawn, "nodes": told}
+
+
+def _data(node: dict[str, Any]) -> Any:  # noqa: ANN401 - what a graph says of a node
+    return node.get("data") or {}
 
 
 def _xray(request: Request) -> bool | int:
@@ -122,7 +171,7 @@ async def _subgraphs(request: Request) -> Response:
     recurse = request.query_params.get("recurse", "").lower() == "true"
     async with assistant.open(service_of(request).memory, access=_READING) as graph:
         found = [
-            (name, schemas_of(each))
-            async for name, each in graph.aget_subgraphs(namespace=namespace, recurse=recurse)
+            (name, schemas_of(cast("Graph", each)))
+            async for name, each in cast("Any", graph).aget_subgraphs(namespace=namespace, recurse=recurse)
         ]
     return Json(dict(found)).response()

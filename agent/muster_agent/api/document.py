@@ -16,7 +16,10 @@ def operation(path: str, body: type[BaseModel] | None, query: Sequence[str]) -> 
     """What FastAPI cannot read from a handler that takes the request as it is."""
     told: dict[str, Any] = {
         "parameters": [
-            *({"name": name, "in": "path", "required": True, "schema": _text()} for name in _IN_PATH.findall(path)),
+            *(
+                {"name": name, "in": "path", "required": True, "schema": _text()}
+                for name in _IN_PATH.findall(path)
+            ),
             *({"name": name, "in": "query", "required": False, "schema": _text()} for name in query),
         ],
         "tags": [path.split("/")[1]],
@@ -48,7 +51,9 @@ def completing(app: FastAPI, made: Callable[[], dict[str, Any]]) -> Callable[[],
 
 def _complete(document: dict[str, Any]) -> dict[str, Any]:
     definitions: dict[str, Any] = document.setdefault("components", {}).setdefault("schemas", {})
-    operations = cast("list[dict[str, Any]]", [each for path in document["paths"].values() for each in path.values()])
+    operations = cast(
+        "list[dict[str, Any]]", [each for path in document["paths"].values() for each in path.values()]
+    )
     for each in operations:
         content = each.get("requestBody", {}).get("content", {}).get("application/json", {})
         definitions |= content.get("schema", {}).pop("$defs", {})

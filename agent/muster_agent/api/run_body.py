@@ -5,22 +5,31 @@ from typing import Any, Literal, cast
 
 from pydantic import Field, field_validator
 
-from muster_agent.api.requests import ApiError, Body
+from muster_agent.api.requests import ApiError, Body, Metadata, checked_id
 from muster_agent.runs.records import Multitask
 from muster_agent.streams import v1
 
 # What a graph's configuration may not say, since the service does.
 _RESERVED = frozenset({"thread_id", "run_id", "graph_id", "assistant_id", "checkpoint_ns", "checkpoint_map"})
 _MOST_STEPS = 10_000
+_LONGEST_NAMESPACE = 4096
+NO_CHECKPOINT = "Checkpoint not found."
 _CHECKPOINT = ("checkpoint_ns", "checkpoint_id", "checkpoint_map")
+
+
+class Jump(Body):
+    """A node that is to run, with an input of its own."""
+
+    node: str = Field(max_length=256)
+    input: Any = None
 
 
 class Command(Body):
     """What goes on with a thread that waits."""
 
     resume: Any = None
-    goto: Any = None
-    update: Any = None
+    goto: str | Jump | list[str | Jump] | None = None
+    update: dict[str, Any] | list[tuple[str, Any]] | None = None
 
 
 class RunBody(Body):
@@ -31,8 +40,8 @@ class RunBody(Body):
     command: Command | None = None
     config: dict[str, Any] | None = None
     context: dict[str, Any] | None = None
-    metadata: dict[str, Any] | None = None
-    stream_mode: list[str] = Field(default_factory=lambda: ["values"])
+    metadata: Metadata | None = None
+    stream_mode: list[str] = Field(default_factory=lambda: ["values"], max_length=32)
     stream_subgraphs: bool = False
     stream_resumable: bool = False
     interrupt_before: list[str] | Literal["*"] | None = None
@@ -49,13 +58,13 @@ class RunBody(Body):
     @field_validator("stream_mode", mode="before")
     @classmethod
     def _modes(cls, given: object) -> object:
-        modes = given if isinstance(given, list) else [given or "values"]
-        unknown = [mode for mode in cast("list[object]", modes) if mode not in v1.MODES]
+        modes = cast("list[object]", given) if isinstance(given, list) else [given or "values"]
+        unknown = [mode for mode in modes if mode not in v1.MODES]
         if unknown:
             raise ValueError(
                 f"{str(unknown[0])[:64]!r} is no stream mode; expected some of {', '.join(v1.MODES)}"
             )
-        return cast("object", modes)
+        return modes
 
     @field_validator("multitask_strategy", "if_not_exists", "on_disconnect", "on_completion", mode="before")
     @classmethod
@@ -108,7 +117,7 @@ class RunBody(Body):
             }
         steps: Any = given.get("recursion_limit")
         if steps is not None:
-            if not isinstance(steps, int) or not steps >= 1:
+            if not isinstance(steps, int) or isinstance(steps, bool) or not steps >= 1:
                 raise ApiError(422, "config.recursion_limit must be a number from 1")
             kept["recursion_limit"] = min(steps, _MOST_STEPS)
         metadata: Any = given.get("metadata")
@@ -122,13 +131,26 @@ def _list(value: object) -> list[Any]:
 
 
 def checkpoint_of(given: object) -> dict[str, Any]:
-    """What names a checkpoint in what a client sent; its thread is named elsewhere."""
+    """What names a checkpoint in what a client sent; its thread is named elsewhere.
+
+    Raises:
+        ApiError: 422, it is nothing that a checkpoint could be named by.
+    """
     if not isinstance(given, Mapping):
         return {}
     known = cast("Mapping[str, Any]", given)
     found = {name: known[name] for name in _CHECKPOINT if known.get(name) is not None}
-    if not isinstance(found.get("checkpoint_id", ""), str) or not isinstance(
-        found.get("checkpoint_ns", ""), str
+    if "checkpoint_id" in found:
+        found["checkpoint_id"] = checked_id(str(found["checkpoint_id"]), "checkpoint")
+    if not _is_namespace(found.get("checkpoint_ns", "")):
+        raise ApiError(422, f"checkpoint_ns must be text of at most {_LONGEST_NAMESPACE} characters")
+    ids: Any = found.get("checkpoint_map", {})
+    if not isinstance(ids, dict) or not all(
+        _is_namespace(key) and isinstance(value, str) for key, value in cast("dict[Any, Any]", ids).items()
     ):
-        raise ApiError(422, "checkpoint_id and checkpoint_ns must be strings")
+        raise ApiError(422, "checkpoint_map must be an object of checkpoint IDs by namespace")
     return found
+
+
+def _is_namespace(value: object) -> bool:
+    return isinstance(value, str) and len(value) <= _LONGEST_NAMESPACE and "\0" not in value

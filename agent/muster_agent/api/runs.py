@@ -1,11 +1,11 @@
 """Runs: on threads, and by themselves."""
 
 from collections.abc import AsyncGenerator, Sequence
-from typing import Any
+from typing import Any, Literal
 
 from fastapi import FastAPI
 from langchain_core.runnables import RunnableConfig
-from pydantic import RootModel
+from pydantic import Field, RootModel
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -24,18 +24,25 @@ from muster_agent.api.requests import (
     read,
     service_of,
 )
-from muster_agent.api.run_body import RunBody
+from muster_agent.api.run_body import NO_CHECKPOINT, RunBody
 from muster_agent.api.shapes import run_as_json
 from muster_agent.callers import Caller
 from muster_agent.runs.events import StoredEvent
 from muster_agent.runs.front import NoRunError, Order, Row, of_ids, of_status
-from muster_agent.runs.records import Cancel
+from muster_agent.runs.records import UNFINISHED, Cancel, RunStatus
 from muster_agent.service import Service
 from muster_observability.request_ids import request_id_of
 
+_LEAVING = ("cancel_on_disconnect",)
 _MOST_LISTED = 1000
 _MOST_IN_BATCH = 100
+_MOST_CANCELLED = 1000
+_LONGEST_KEY = 255
 _NOTHING_TO_CANCEL = "No runs found to cancel."
+_OVER = (
+    "No matching runs to cancel. Please verify the thread ID and run IDs are correct, and the runs haven't been "
+    "deleted or completed."
+)
 
 
 class RunBatch(RootModel[list[RunBody]]):
@@ -45,40 +52,41 @@ class RunBatch(RootModel[list[RunBody]]):
 class CancelBody(Body):
     """Which runs are to be cancelled."""
 
-    status: str | None = None
+    status: Literal["pending", "running", "all"] | None = None
     thread_id: str | None = None
-    run_ids: list[str] | None = None
+    run_ids: list[str] | None = Field(default=None, max_length=_MOST_CANCELLED)
 
 
 def add_runs(app: FastAPI) -> None:
     """Add the routes."""
     on_thread = "/threads/{thread_id}/runs"
     add(app, "POST", on_thread, _create, RunBody)
-    add(app, "GET", on_thread, _list)
+    add(app, "GET", on_thread, _list, query=("limit", "offset", "status", "select"))
     add(app, "POST", f"{on_thread}/stream", _stream, RunBody)
     add(app, "POST", f"{on_thread}/wait", _wait, RunBody)
     add(app, "GET", f"{on_thread}/{{run_id}}", _get)
     add(app, "DELETE", f"{on_thread}/{{run_id}}", _delete)
-    add(app, "POST", f"{on_thread}/{{run_id}}/cancel", _cancel)
-    add(app, "GET", f"{on_thread}/{{run_id}}/join", _join)
-    add(app, "GET", f"{on_thread}/{{run_id}}/stream", _join_stream)
+    add(app, "POST", f"{on_thread}/{{run_id}}/cancel", _cancel, query=("wait", "action"))
+    add(app, "GET", f"{on_thread}/{{run_id}}/join", _join, query=_LEAVING)
+    add(app, "GET", f"{on_thread}/{{run_id}}/stream", _join_stream, query=("stream_mode", *_LEAVING))
     add(app, "POST", "/runs", _create, RunBody)
     add(app, "POST", "/runs/stream", _stream, RunBody)
     add(app, "POST", "/runs/wait", _wait, RunBody)
-    add(app, "POST", "/runs/batch", _batch)
-    add(app, "POST", "/runs/cancel", _cancel_many, CancelBody)
-    add(app, "GET", "/runs/{run_id}/stream", _join_stream)
-    add(app, "GET", "/runs/{run_id}/join", _join)
+    add(app, "POST", "/runs/batch", _batch, RunBatch)
+    add(app, "POST", "/runs/cancel", _cancel_many, CancelBody, query=("action",))
+    add(app, "GET", "/runs/{run_id}/stream", _join_stream, query=("stream_mode", *_LEAVING))
+    add(app, "GET", "/runs/{run_id}/join", _join, query=_LEAVING)
 
 
 async def _create(request: Request) -> Response:
-    run = await _submitted(request, await read(request, RunBody))
+    caller, body = await caller_of(request), await read(request, RunBody)
+    run = await service_of(request).runs.submit(await _order(request, caller, body))
     return Json(run_as_json(run), headers={"content-location": _location(run)}).response()
 
 
 async def _stream(request: Request) -> Response:
-    body = await read(request, RunBody)
-    run, events = await service_of(request).runs.submit_and_follow(await _order(request, body))
+    caller, body = await caller_of(request), await read(request, RunBody)
+    run, events = await service_of(request).runs.submit_and_follow(await _order(request, caller, body))
     is_stateless = "thread_id" not in request.path_params
     where = f"/runs/{run['run_id']}" if is_stateless else _location(run)
     headers = {"location": f"{where}/stream", "content-location": where}
@@ -88,29 +96,30 @@ async def _stream(request: Request) -> Response:
 
 
 async def _wait(request: Request) -> Response:
-    body = await read(request, RunBody)
-    run, events = await service_of(request).runs.submit_and_follow(await _order(request, body))
+    caller, body = await caller_of(request), await read(request, RunBody)
+    run, events = await service_of(request).runs.submit_and_follow(await _order(request, caller, body))
     headers = {"location": f"{_location(run)}/join", "content-location": _location(run)}
     listening = _listening(request, events, has_ids=False, left=_when_left(request, run, body))
     return FinalResult(listening, headers)
 
 
 async def _batch(request: Request) -> Response:
-    batch = await read(request, RunBatch)
+    caller, batch = await caller_of(request), await read(request, RunBatch)
     if not 1 <= len(batch.root) <= _MOST_IN_BATCH:
         raise ApiError(422, f"a batch has 1 to {_MOST_IN_BATCH} runs")
-    return Json([run_as_json(await _submitted(request, body)) for body in batch.root]).response()
+    # All are looked at before one is made.
+    orders = [await _order(request, caller, body) for body in batch.root]
+    runs = [await service_of(request).runs.submit(order) for order in orders]
+    return Json([run_as_json(run) for run in runs]).response()
 
 
-async def _submitted(request: Request, body: RunBody) -> Row:
-    """Make the run that a request asks for."""
-    return await service_of(request).runs.submit(await _order(request, body))
-
-
-async def _order(request: Request, body: RunBody) -> Order:
+async def _order(request: Request, caller: Caller, body: RunBody) -> Order:
     """What a request asks to be run."""
-    service, caller = service_of(request), await caller_of(request)
+    service = service_of(request)
     thread_id = path_id(request, "thread_id", "thread") if "thread_id" in request.path_params else None
+    key = request.headers.get("idempotency-key")
+    if key is not None and len(key) > _LONGEST_KEY:
+        raise ApiError(422, f"idempotency-key may have {_LONGEST_KEY} characters")
     order = Order(
         caller=caller,
         assistant=assistant_of(service, body.assistant_id),
@@ -122,7 +131,7 @@ async def _order(request: Request, body: RunBody) -> Order:
         may_make_thread=body.if_not_exists == "create",
         keeps_thread=body.on_completion == "keep",
         delay_s=body.after_seconds,
-        idempotency_key=request.headers.get("idempotency-key"),
+        idempotency_key=key,
     )
     await check_checkpoint(service, thread_id, body.started_at)
     return order
@@ -157,7 +166,7 @@ async def check_checkpoint(
         return
     where = RunnableConfig(configurable={"checkpoint_ns": "", **checkpoint, "thread_id": thread_id})
     if thread_id is None or await service.memory.saver.aget_tuple(where) is None:
-        raise ApiError(404, "Checkpoint not found.")
+        raise ApiError(404, NO_CHECKPOINT)
 
 
 def _location(run: Row) -> str:
@@ -213,9 +222,11 @@ async def _list(request: Request) -> Response:
     caller = await caller_of(request)
     thread_id = path_id(request, "thread_id", "thread")
     page = (number(request, "limit", 10, _MOST_LISTED), number(request, "offset", 0, 10**8))
-    status = request.query_params.get("status")
+    status, select = request.query_params.get("status"), request.query_params.getlist("select")
+    if status is not None and status not in set(RunStatus):
+        raise ApiError(422, f"status must be one of {', '.join(RunStatus)}")
     runs = await service_of(request).runs.list(caller.tenant, thread_id, status, page)
-    return Json([run_as_json(run) for run in runs]).response()
+    return Json([run_as_json(run, select) for run in runs]).response()
 
 
 async def _delete(request: Request) -> Response:
@@ -237,10 +248,10 @@ async def _join_stream(request: Request) -> Response:
     caller, run = await _known(request)
     headers = {"location": f"{_location(run)}/stream", "content-location": _location(run)}
     modes = _modes(request)
-    after = _after(request)
+    after, newest = _after(request), await service_of(request).runs.newest(run["run_id"])
     if after is None:
-        is_over = run["status"] not in {"pending", "running"}
-        after = 0 if is_over else await service_of(request).runs.newest(run["run_id"])
+        after = 0 if run["status"] not in UNFINISHED else newest
+    after = min(after, newest + 1)  # nobody has heard what has not been said
     has_ids = bool(run["kwargs"].get("stream_resumable"))
     left = _asked(request, caller, run)
     events = service_of(request).runs.events(run["run_id"], after)
@@ -277,12 +288,15 @@ def _modes(request: Request) -> frozenset[str] | None:
 
 
 async def _cancel(request: Request) -> Response:
-    caller, run = await _known(request)
     service, action = service_of(request), _action(request)
+    try:
+        caller, run = await _known(request)
+    except NoRunError:
+        raise ApiError(404, _NOTHING_TO_CANCEL) from None
     try:
         await service.runs.cancel_one(caller.tenant, run["run_id"], run["thread_id"], action)
     except NoRunError:
-        raise ApiError(404, _NOTHING_TO_CANCEL) from None
+        raise ApiError(404, _OVER) from None
     headers = {"content-location": _location(run)}
     if not is_set(request, "wait"):
         return Json({}, status=202, headers=headers).response()
@@ -301,8 +315,6 @@ async def _cancel_many(request: Request) -> Response:
     caller = await caller_of(request)
     body, action = await read(request, CancelBody), _action(request)
     if body.status is not None:
-        if body.status not in {"pending", "running", "all"}:
-            raise ApiError(422, "status must be pending, running or all")
         which = of_status(caller.tenant, body.status)
     elif body.run_ids:
         thread_id = None if body.thread_id is None else checked_id(body.thread_id, "thread")

@@ -25,7 +25,7 @@ _WISHES = {
 
 def thread_as_json(row: Mapping[Any, Any], select: Sequence[str] | None = None) -> dict[str, Any]:
     """A thread."""
-    told = {
+    told: dict[str, Any] = {
         "thread_id": row["thread_id"],
         "created_at": iso_time(row["created_at"]),
         "updated_at": iso_time(row["updated_at"]),
@@ -37,26 +37,25 @@ def thread_as_json(row: Mapping[Any, Any], select: Sequence[str] | None = None) 
         "error": row["error"],
         "interrupts": row["interrupts"] or {},
     }
-    return told if not select else _selected(told, ("thread_id", *select))
+    return selected(told, "thread_id", select)
 
 
-def _selected(told: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
-    return {name: told[name] for name in names if name in told}
+def selected(told: dict[str, Any], key: str, names: Sequence[str] | None) -> dict[str, Any]:
+    """What a client wants of something, always with its identifier; all where it does not say."""
+    return told if not names else {name: told[name] for name in (key, *names) if name in told}
 
 
 def run_as_json(row: Mapping[Any, Any], select: Sequence[str] | None = None) -> dict[str, Any]:
     """A run."""
-    told = {
+    told: dict[str, Any] = {
         "run_id": row["run_id"],
         "thread_id": row["thread_id"],
         "assistant_id": row["assistant_id"],
         "metadata": row["metadata"],
         "status": row["status"],
-        "kwargs": {
-            name: row["kwargs"][known] for known, name in _WISHES.items() if known in row["kwargs"]
-        },
+        "kwargs": {name: row["kwargs"][known] for known, name in _WISHES.items() if known in row["kwargs"]},
         "multitask_strategy": row["multitask_strategy"],
         "created_at": iso_time(row["created_at"]),
         "updated_at": iso_time(row["updated_at"]),
     }
-    return told if not select else _selected(told, ("run_id", *select))
+    return selected(told, "run_id", select)

@@ -12,22 +12,25 @@ from starlette.responses import Response
 from muster_agent.api.requests import (
     ApiError,
     Body,
+    Filters,
     Json,
+    Metadata,
     add,
     caller_of,
     checked_id,
     is_set,
     number,
     path_id,
+    query_text,
     read,
     service_of,
 )
-from muster_agent.api.run_body import checkpoint_of
+from muster_agent.api.run_body import NO_CHECKPOINT, checkpoint_of
 from muster_agent.api.shapes import thread_as_json
 from muster_agent.callers import Caller
 from muster_agent.runs.records import NewThread, ThreadStatus
 from muster_agent.runs.thread_rows import SORTABLE, ThreadQuery
-from muster_agent.runs.threads import StateUpdate
+from muster_agent.runs.threads import NoCheckpointError, StateRefusedError, StateUpdate
 
 _MOST = 1000
 _MOST_OFFSET = 10**8
@@ -43,25 +46,25 @@ class SuperstepUpdate(Body):
 class Superstep(Body):
     """Writes that belong together."""
 
-    updates: list[SuperstepUpdate] = Field(min_length=1)
+    updates: list[SuperstepUpdate] = Field(min_length=1, max_length=_MOST)
 
 
 class CreateBody(Body):
     """A new thread."""
 
     thread_id: str | None = None
-    metadata: dict[str, Any] | None = None
+    metadata: Metadata | None = None
     if_exists: Literal["raise", "do_nothing"] | None = None
-    graph_id: str | None = None
-    supersteps: list[Superstep] | None = None
+    graph_id: str | None = Field(default=None, max_length=256)
+    supersteps: list[Superstep] | None = Field(default=None, max_length=_MOST)
 
 
 class SearchBody(Body):
     """Which threads are meant."""
 
-    ids: list[str] | None = None
-    metadata: dict[str, Any] | None = None
-    values: dict[str, Any] | None = None
+    ids: list[str] | None = Field(default=None, max_length=_MOST)
+    metadata: Filters | None = None
+    values: Filters | None = None
     status: ThreadStatus | None = None
     limit: int = Field(default=10, ge=1, le=_MOST)
     offset: int = Field(default=0, ge=0, le=_MOST_OFFSET)
@@ -73,7 +76,7 @@ class SearchBody(Body):
 class PatchBody(Body):
     """What is added to a thread."""
 
-    metadata: dict[str, Any] | None = None
+    metadata: Metadata | None = None
 
 
 class StateBody(Body):
@@ -97,7 +100,7 @@ class HistoryBody(Body):
 
     limit: int = Field(default=10, ge=1, le=_MOST)
     before: dict[str, Any] | str | None = None
-    metadata: dict[str, Any] | None = None
+    metadata: Filters | None = None
     checkpoint: dict[str, Any] | None = None
 
 
@@ -118,13 +121,13 @@ def add_threads(app: FastAPI) -> None:
     add(app, "PATCH", "/threads/{thread_id}", _patch, PatchBody)
     add(app, "DELETE", "/threads/{thread_id}", _delete)
     add(app, "POST", "/threads/{thread_id}/copy", _copy)
-    add(app, "GET", "/threads/{thread_id}/state", _state)
+    add(app, "GET", "/threads/{thread_id}/state", _state, query=("subgraphs",))
     add(app, "POST", "/threads/{thread_id}/state", _update_state, StateBody)
     add(app, "PATCH", "/threads/{thread_id}/state", _patch, PatchBody)
     add(app, "POST", "/threads/{thread_id}/state/checkpoint", _state_at, CheckpointBody)
-    add(app, "GET", "/threads/{thread_id}/state/{checkpoint_id}", _state_of)
+    add(app, "GET", "/threads/{thread_id}/state/{checkpoint_id}", _state_of, query=("subgraphs",))
     add(app, "POST", "/threads/{thread_id}/history", _history, HistoryBody)
-    add(app, "GET", "/threads/{thread_id}/history", _history_by_query)
+    add(app, "GET", "/threads/{thread_id}/history", _history_by_query, query=("limit", "before"))
 
 
 async def _whose(request: Request) -> tuple[Caller, str]:
@@ -139,13 +142,16 @@ async def _create(request: Request) -> Response:
     metadata = dict(body.metadata or {})
     if body.graph_id is not None:
         metadata["graph_id"] = body.graph_id
+    thread = NewThread(thread_id, caller.tenant, metadata)
     may_exist = body.if_exists == "do_nothing"
-    row = await service.threads.create(NewThread(thread_id, caller.tenant, metadata), may_exist=may_exist)
-    for step in body.supersteps or ():
-        for update in step.updates:
-            await service.threads.update(caller.tenant, thread_id, StateUpdate(update.values, update.as_node))
-    if body.supersteps:
-        row = await service.threads.get(caller.tenant, thread_id)
+    steps = [
+        [StateUpdate(update.values, update.as_node) for update in step.updates]
+        for step in body.supersteps or ()
+    ]
+    try:
+        row = await service.threads.create(thread, may_exist=may_exist, supersteps=steps)
+    except StateRefusedError as error:
+        raise ApiError(422, str(error)) from None
     return Json(thread_as_json(row)).response()
 
 
@@ -221,7 +227,7 @@ async def _state_at(request: Request) -> Response:
 
 async def _state_of(request: Request) -> Response:
     caller, thread_id = await _whose(request)
-    where = {"checkpoint_id": request.path_params["checkpoint_id"]}
+    where = checkpoint_of({"checkpoint_id": request.path_params["checkpoint_id"]})
     subgraphs = is_set(request, "subgraphs")
     state = await service_of(request).threads.state(caller.tenant, thread_id, where, subgraphs=subgraphs)
     return Json(state).response()
@@ -234,8 +240,10 @@ async def _update_state(request: Request) -> Response:
     change = StateUpdate(body.values, body.as_node, where or None)
     try:
         made = await service_of(request).threads.update(caller.tenant, thread_id, change)
-    except LookupError as error:
+    except StateRefusedError as error:
         raise ApiError(422, str(error)) from None
+    except NoCheckpointError:
+        raise ApiError(404, NO_CHECKPOINT) from None
     names = ("thread_id", "checkpoint_ns", "checkpoint_id")
     checkpoint = {name: made.get(name) for name in names}
     told = {"checkpoint": checkpoint, "configurable": checkpoint, "checkpoint_id": made.get("checkpoint_id")}
@@ -251,7 +259,7 @@ async def _history(request: Request) -> Response:
 async def _history_by_query(request: Request) -> Response:
     caller, thread_id = await _whose(request)
     body = HistoryBody(
-        limit=max(1, number(request, "limit", 10, _MOST)), before=request.query_params.get("before")
+        limit=max(1, number(request, "limit", 10, _MOST)), before=query_text(request, "before")
     )
     return await _states(request, caller, thread_id, body)
 
@@ -270,7 +278,7 @@ def _before(given: Mapping[str, Any] | str | None) -> dict[str, Any] | None:
         case None:
             return None
         case str():
-            return {"checkpoint_id": given}
+            return checkpoint_of({"checkpoint_id": given})
         case {"configurable": inner}:
             return checkpoint_of(inner) or None
         case _:

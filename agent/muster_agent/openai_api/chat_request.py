@@ -133,7 +133,11 @@ class ChatRequest(Strict):
             "seed": self.seed,
             "stop": [self.stop] if isinstance(self.stop, str) else self.stop,
         }
-        form = None if self.response_format is None else self.response_format.model_dump(by_alias=True)
+        form = (
+            None
+            if self.response_format is None
+            else self.response_format.model_dump(by_alias=True, exclude_unset=True)
+        )
         return sampling_of(given, self.max_completion_tokens or self.max_tokens, form)
 
 

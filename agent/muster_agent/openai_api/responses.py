@@ -216,7 +216,7 @@ def _begun(asked: _Asked, run: Row) -> dict[str, Any]:
         "store": body.is_stored,
         "temperature": body.temperature,
         "text": {
-            "format": {"type": "text"} if form is None else form.model_dump(by_alias=True, exclude_none=True)
+            "format": {"type": "text"} if form is None else form.model_dump(by_alias=True, exclude_unset=True)
         },
         "tool_choice": "auto",
         "tools": [],

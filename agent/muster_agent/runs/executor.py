@@ -147,7 +147,9 @@ class Executor:
         leases = [execution.claimed.lease for execution in executions.values()]
         try:
             async with asyncio.timeout(self._renew_s):
-                kept, cancelled = await self._services.database.run(queue.renew, self.owner, leases, self._lease_s)
+                kept, cancelled = await self._services.database.run(
+                    queue.renew, self.owner, leases, self._lease_s
+                )
         except Exception as error:  # noqa: BLE001 - the database is away; it is asked again
             _log.error("leases could not be renewed", error=type(error).__name__)
             if time.monotonic() - self._renewed_s < self._lease_s - 2 * self._renew_s:

@@ -12,7 +12,15 @@ from sqlalchemy import ColumnElement, Connection, and_, delete, func, select
 
 from muster_agent.runs import bus, queue
 from muster_agent.runs.events import StoredEvent
-from muster_agent.runs.records import UNFINISHED, Cancel, Multitask, NewRun, NewThread, Row, ThreadNotFoundError
+from muster_agent.runs.records import (
+    UNFINISHED,
+    Cancel,
+    Multitask,
+    NewRun,
+    NewThread,
+    Row,
+    ThreadNotFoundError,
+)
 from muster_agent.runs.tables import EVENTS, RUNS
 from muster_agent.runs.thread_rows import is_foreign, thread
 
@@ -23,7 +31,6 @@ if TYPE_CHECKING:
     from muster_agent.runs.executor import Executor
     from muster_agent.seals import Seals
     from muster_storage import Database
-
 
 
 class NoRunError(Exception):

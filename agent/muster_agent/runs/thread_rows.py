@@ -1,7 +1,8 @@
 """The transactions on threads that need no run: making, reading, finding, changing and deleting them."""
 
 import re
-from collections.abc import Mapping, Sequence
+import typing
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -27,6 +28,7 @@ from muster_agent.runs.records import (
     NewThread,
     Row,
     ThreadBusyError,
+    ThreadExistsError,
     ThreadNotFoundError,
     ThreadStatus,
 )
@@ -77,6 +79,22 @@ def insert_thread(connection: Connection, thread: NewThread) -> Row:
     }
     made = insert(THREADS).values(**row, created_at=now, updated_at=now, state_updated_at=now)
     return connection.execute(made.returning(THREADS)).mappings().one()
+
+
+def create_thread(connection: Connection, new: NewThread, *, may_exist: bool) -> tuple[Row, bool]:
+    """Make a thread, or find the tenant's own where it may exist. Returns it, and whether it is new.
+
+    Raises:
+        ThreadExistsError: There is one of this identifier.
+    """
+    try:
+        with connection.begin_nested():
+            return insert_thread(connection, new), True
+    except IntegrityError:
+        known = thread(connection, new.tenant, new.thread_id)
+        if known is None or not may_exist:
+            raise ThreadExistsError(new.thread_id) from None
+        return known, False
 
 
 def ensure_thread(connection: Connection, thread: NewThread) -> None:
@@ -167,29 +185,50 @@ def _matching(connection: Connection, rows: Select[Any], tenant: str, query: Thr
 def _contains(
     connection: Connection, column: ColumnElement[Any], wanted: Mapping[str, Any]
 ) -> list[ColumnElement[bool]]:
-    """That a JSON column has these entries; values that are objects or lists must be equal as a whole on SQLite."""
-    for key in wanted:
-        if not _KEY.fullmatch(key):
-            raise FilterError(key)
+    """That a JSON column has these entries, and objects in it theirs.
+
+    A list must have the wanted one's items on PostgreSQL; on SQLite it must be equal to it.
+    """
+    _check_keys(wanted)
     if connection.dialect.name == "postgresql":
         return [cast(column, JSONB).contains(dict(wanted))] if wanted else []
-    return [_equals(column, key, value) for key, value in wanted.items()]
+    return list(_entries(column, "$", wanted))
 
 
-def _equals(column: ColumnElement[Any], key: str, value: object) -> ColumnElement[bool]:
-    found = func.json_extract(column, f'$."{key}"')
+def _check_keys(wanted: Mapping[str, Any]) -> None:
+    for key, value in wanted.items():
+        if not _KEY.fullmatch(key):
+            raise FilterError(key)
+        if isinstance(value, dict):
+            _check_keys(typing.cast("dict[str, Any]", value))
+
+
+def _entries(
+    column: ColumnElement[Any], path: str, wanted: Mapping[str, Any]
+) -> Generator[ColumnElement[bool]]:
+    for key, value in wanted.items():
+        yield from _entry(column, f'{path}."{key}"', value)
+
+
+def _entry(column: ColumnElement[Any], path: str, value: object) -> Generator[ColumnElement[bool]]:
+    found = func.json_extract(column, path)
     match value:
         case None:
-            return func.json_type(column, f'$."{key}"') == "null"
+            yield func.json_type(column, path) == "null"
+        case bool():
+            yield func.json_type(column, path) == str(value).lower()
+        case int() if abs(value) >= 2**63:  # SQLite reads such numbers as floating point, too
+            yield found == literal(float(value))
         case str() | int() | float():
-            return found == literal(value)
+            yield found == literal(value)
+        case dict():
+            yield func.json_type(column, path) == "object"
+            yield from _entries(column, path, typing.cast("dict[str, Any]", value))
         case _:
-            return found == func.json(orjson.dumps(value).decode())
+            yield found == func.json(orjson.dumps(value).decode())
 
 
-def patch(
-    connection: Connection, tenant: str, thread_id: str, metadata: Mapping[str, Any]
-) -> Row | None:
+def patch(connection: Connection, tenant: str, thread_id: str, metadata: Mapping[str, Any]) -> Row | None:
     """Add to a thread's metadata. Returns the thread, or None if there is none."""
     known = locked_thread(connection, tenant, thread_id)
     if known is None:
@@ -217,9 +256,16 @@ def show_state(
     interrupts: object,
     status: ThreadStatus,
 ) -> None:
-    """Make lists show a state that was written by hand."""
+    """Make lists show a state that was written by hand. A question that it has answered is not denied later."""
     now = now_s(connection)
-    shown = {"values": values, "interrupts": interrupts or None, "status": status.value, "error": None}
+    shown: dict[str, Any] = {
+        "values": values,
+        "interrupts": interrupts or None,
+        "status": status.value,
+        "error": None,
+    }
+    if not interrupts:
+        shown["approval_due"] = None
     connection.execute(
         update(THREADS).where(_is(tenant, thread_id)).values(**shown, updated_at=now, state_updated_at=now)
     )

@@ -1,5 +1,6 @@
 """Threads as the service's interfaces use them, with their states and histories."""
 
+import asyncio
 import uuid
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -8,14 +9,15 @@ from typing import TYPE_CHECKING, Any, cast
 
 import orjson
 from langchain_core.runnables import RunnableConfig
+from langgraph.errors import InvalidUpdateError
+from langgraph.types import StateSnapshot
+from langgraph.types import StateUpdate as _GraphUpdate
 
 from muster_agent.runs import holds, thread_rows
-from muster_agent.runs.records import Lease, NewThread, Row, ThreadExistsError, ThreadNotFoundError, ThreadStatus
+from muster_agent.runs.records import Lease, NewThread, Row, ThreadNotFoundError, ThreadStatus
 from muster_agent.wire import interrupt_as_json, plain, to_json
 
 if TYPE_CHECKING:
-    from langgraph.types import StateSnapshot
-
     from muster_agent.agents.assistants import Assistant, Assistants, Graph
     from muster_agent.checkpoints import Memory
     from muster_agent.runs.executor import Executor
@@ -43,6 +45,14 @@ class StateUpdate:
     checkpoint: Mapping[str, Any] | None = None
 
 
+class StateRefusedError(Exception):
+    """A state cannot be written by hand; its text says why."""
+
+
+class NoCheckpointError(Exception):
+    """What a state is to continue does not exist."""
+
+
 class Threads:
     """The threads of a service.
 
@@ -61,13 +71,28 @@ class Threads:
         self._assistants = assistants
         self._executor = executor
 
-    async def create(self, thread: NewThread, *, may_exist: bool = False) -> Row:
-        """Make a thread.
+    async def create(
+        self,
+        thread: NewThread,
+        *,
+        may_exist: bool = False,
+        supersteps: Sequence[Sequence["StateUpdate"]] = (),
+    ) -> Row:
+        """Make a thread, and write its state step by step. One that exists already stays as it is.
 
         Raises:
             ThreadExistsError: There is one of this identifier.
+            StateRefusedError: It has no assistant that would take these steps.
         """
-        return await self._database.run(_create, thread, may_exist)
+        row, is_new = await self._database.run(_create, thread, may_exist)
+        if not is_new or not supersteps:
+            return row
+        try:
+            await self._write(thread.tenant, row, supersteps)
+        except BaseException:
+            await asyncio.shield(self.delete(thread.tenant, thread.thread_id))
+            raise
+        return await self.get(thread.tenant, thread.thread_id)
 
     async def get(self, tenant: str, thread_id: str) -> Row:
         """A thread.
@@ -201,19 +226,42 @@ class Threads:
         Raises:
             ThreadNotFoundError: The tenant has no such thread.
             ThreadBusyError: A run waits or is there.
-            LookupError: The thread has no assistant yet, so nobody knows what its state is.
+            StateRefusedError: The thread has no assistant, or its graph does not take this.
+            NoCheckpointError: What it is to continue does not exist.
         """
-        row = await self.get(tenant, thread_id)
+        return await self._write(tenant, await self.get(tenant, thread_id), [[change]])
+
+    async def _write(self, tenant: str, row: Row, steps: Sequence[Sequence[StateUpdate]]) -> dict[str, Any]:
+        """Write steps, each of which is one or more nodes' output; the first says what it continues."""
+        thread_id = row["thread_id"]
         assistant = self._assistant_of(row)
         if assistant is None:
-            raise LookupError("nothing has run on this thread, so the shape of its state is not known")
-        async with self._held(tenant, thread_id), assistant.open(self._memory, access=_WRITING) as graph:
-            values = cast("Any", change.values)
-            config = await graph.aupdate_state(
-                _at(thread_id, change.checkpoint), values, as_node=change.as_node
+            raise StateRefusedError(
+                "nothing has run on this thread and it has no graph_id: the shape of its state is unknown"
             )
+        async with self._held(tenant, thread_id), assistant.open(self._memory, access=_WRITING) as graph:
+            config = _at(thread_id, steps[0][0].checkpoint)
+            if steps[0][0].checkpoint and await self._memory.saver.aget_tuple(config) is None:
+                raise NoCheckpointError
+            written = [[_GraphUpdate(each.values, each.as_node) for each in step] for step in steps]
+            try:
+                config = await graph.abulk_update_state(config, written)
+            except InvalidUpdateError as error:  # of nodes that there are not, or that cannot be told apart
+                raise StateRefusedError(str(error)) from None
+            except (
+                ArithmeticError,
+                AttributeError,
+                LookupError,
+                TypeError,
+                ValueError,
+                NotImplementedError,
+            ) as error:
+                # Its text may quote what was to be written.
+                raise StateRefusedError(
+                    f"the graph does not take these values: {type(error).__name__}"
+                ) from None
             await self._show(tenant, thread_id, graph)
-        return cast("dict[str, Any]", config.get("configurable", {}))
+        return config.get("configurable", {})
 
     async def prune(self, tenant: str, thread_ids: Sequence[str], *, keep_latest: bool) -> int:
         """Delete threads, or all of their checkpoints but the newest. Returns how many there were."""
@@ -259,13 +307,8 @@ class Threads:
         )
 
 
-def _create(connection: Any, thread: NewThread, may_exist: bool) -> Row:  # noqa: ANN401, FBT001 - a transaction's arguments
-    known = thread_rows.thread(connection, thread.tenant, thread.thread_id)
-    if known is not None and may_exist:
-        return known
-    if known is not None or thread_rows.is_taken(connection, thread.thread_id):
-        raise ThreadExistsError(thread.thread_id)
-    return thread_rows.insert_thread(connection, thread)
+def _create(connection: Any, thread: NewThread, may_exist: bool) -> tuple[Row, bool]:  # noqa: ANN401, FBT001 - a transaction's arguments
+    return thread_rows.create_thread(connection, thread, may_exist=may_exist)
 
 
 def _at(thread_id: str, checkpoint: Mapping[str, Any] | None = None) -> RunnableConfig:
@@ -273,7 +316,7 @@ def _at(thread_id: str, checkpoint: Mapping[str, Any] | None = None) -> Runnable
     return RunnableConfig(configurable={"checkpoint_ns": "", **given, "thread_id": thread_id})
 
 
-def interrupts_of(state: "StateSnapshot") -> dict[str, list[dict[str, Any]]]:
+def interrupts_of(state: StateSnapshot) -> dict[str, list[dict[str, Any]]]:
     """What waits for a person, by task."""
     return {
         task.id: plain([interrupt_as_json(each) for each in task.interrupts])
@@ -297,7 +340,7 @@ def _empty_state() -> dict[str, Any]:
     }
 
 
-def state_as_json(state: "StateSnapshot") -> dict[str, Any]:
+def state_as_json(state: StateSnapshot) -> dict[str, Any]:
     """A state as LangGraph's server writes it."""
     checkpoint, parent = _checkpoint(state.config), _checkpoint(state.parent_config)
     return {
@@ -323,15 +366,14 @@ def _checkpoint(config: RunnableConfig | None) -> dict[str, Any] | None:
 
 
 def _task(task: Any) -> dict[str, Any]:  # noqa: ANN401 - LangGraph's own
-    nested = task.state
-    is_state = hasattr(nested, "values") and hasattr(nested, "tasks")
+    nested: RunnableConfig | StateSnapshot | None = task.state
     return {
         "id": task.id,
         "name": task.name,
         "path": list(task.path),
         "error": None if task.error is None else str(task.error),
-        "interrupts": [{"id": each.id, "value": each.value} for each in task.interrupts],
-        "checkpoint": None if is_state or nested is None else _checkpoint(nested),
-        "state": state_as_json(nested) if is_state else None,
+        "interrupts": [interrupt_as_json(each) for each in task.interrupts],
+        "checkpoint": None if isinstance(nested, StateSnapshot) else _checkpoint(nested),
+        "state": state_as_json(nested) if isinstance(nested, StateSnapshot) else None,
         "result": task.result,
     }

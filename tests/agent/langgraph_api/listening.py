@@ -25,7 +25,9 @@ def ask(text: str, assistant: str = "agent", **params: Any) -> dict[str, Any]:
     return {"assistant_id": assistant, "input": {"messages": [{"role": "user", "content": text}]}, **params}
 
 
-async def command(http: httpx.AsyncClient, agent: ScriptedAgent, thread: str, method: str, params: Any) -> Event:
+async def command(
+    http: httpx.AsyncClient, agent: ScriptedAgent, thread: str, method: str, params: Any
+) -> Event:
     """The answer to a command."""
     body = {"id": 7, "method": method, "params": params}
     answer = await http.post(f"{agent.url}/threads/{thread}/commands", json=body)
@@ -34,7 +36,9 @@ async def command(http: httpx.AsyncClient, agent: ScriptedAgent, thread: str, me
     return told
 
 
-async def start_run(http: httpx.AsyncClient, agent: ScriptedAgent, thread: str, params: dict[str, Any]) -> str:
+async def start_run(
+    http: httpx.AsyncClient, agent: ScriptedAgent, thread: str, params: dict[str, Any]
+) -> str:
     """Start a run; returns its identifier."""
     told = await command(http, agent, thread, "run.start", params)
     assert told["type"] == "success", told

@@ -45,7 +45,16 @@ async def test_the_wire(start: Start, http: httpx.AsyncClient) -> None:
     said = [call[0], call[1], *[call[2]] * 4, call[3], call[4]]
     told: list[tuple[Any, ...]] = [("messages", "tools:call_0", name) for _, name in call]
     tools = [("tools", "tool-started"), ("tools", "tool-finished")]
-    middle = [("values", None), *call, ("values", None), *tools, *told, ("values", None), *said, ("values", None)]
+    middle = [
+        ("values", None),
+        *call,
+        ("values", None),
+        *tools,
+        *told,
+        ("values", None),
+        *said,
+        ("values", None),
+    ]
     assert brief(heard) == [("lifecycle", "running"), *middle, ("lifecycle", "completed")]
     _check_frames(heard, run)
     _check_contents(heard)
@@ -86,7 +95,13 @@ def _check_contents(heard: Sequence[Event]) -> None:
         ("ai", answer["id"]),
     ]
     deltas = [each["delta"] for each in data if each.get("event") == "content-block-delta"]
-    assert [delta["text"] for delta in deltas if delta["type"] == "text-delta"] == ["4", "The", " answer", " is", " 4."]
+    assert [delta["text"] for delta in deltas if delta["type"] == "text-delta"] == [
+        "4",
+        "The",
+        " answer",
+        " is",
+        " 4.",
+    ]
     output = next(each["output"] for each in data if each.get("event") == "tool-finished")
     assert (output["type"], output["content"], output["status"]) == ("tool", "4", "success")
     assert data[-3]["usage"] == {"input_tokens": 10, "output_tokens": 5, "total_tokens": 15}
@@ -137,7 +152,9 @@ async def test_what_is_asked_for_is_sent(start: Start, http: httpx.AsyncClient) 
         await start_run(http, agent, thread, params)
         async with listening(http, agent, thread) as events:
             heard = await to_the_end(events)
-        async with listening(http, agent, thread, ["values", "lifecycle"], namespaces=[[]], depth=0) as events:
+        async with listening(
+            http, agent, thread, ["values", "lifecycle"], namespaces=[[]], depth=0
+        ) as events:
             at_the_root = await to_the_end(events)
         async with listening(http, agent, thread, ["values", "lifecycle"], namespaces=[["inner"]]) as events:
             inside = [await anext(events) for _ in range(4)]
@@ -148,7 +165,11 @@ async def test_what_is_asked_for_is_sent(start: Start, http: httpx.AsyncClient) 
     assert custom == [{"step": "outer"}]
     values = [event["params"]["data"] for event in heard if event["method"] == "values"]
     assert values == [{"text": "a"}, {"text": "a"}, {"text": "a"}, {"text": "ab"}, {"text": "ab"}]
-    assert brief(at_the_root) == [("lifecycle", "running"), *[("values", None)] * 3, ("lifecycle", "completed")]
+    assert brief(at_the_root) == [
+        ("lifecycle", "running"),
+        *[("values", None)] * 3,
+        ("lifecycle", "completed"),
+    ]
     assert [(event["method"], event["params"]["data"].get("event")) for event in inside] == [
         ("values", None),
         ("lifecycle", "started"),
@@ -174,7 +195,10 @@ async def test_checkpoints_name_what_can_be_continued(start: Start, http: httpx.
 
     assert [(point["step"], point["source"]) for point in points] == [(-1, "input"), (0, "loop"), (1, "loop")]
     assert [point.get("parent_id") for point in points] == [None, points[0]["id"], points[1]["id"]]
-    assert [message["content"] for message in values["messages"] if message["type"] == "human"] == ["first", "instead"]
+    assert [message["content"] for message in values["messages"] if message["type"] == "human"] == [
+        "first",
+        "instead",
+    ]
 
 
 async def test_a_run_that_fails_says_so(start: Start, http: httpx.AsyncClient) -> None:
@@ -241,7 +265,9 @@ async def test_a_run_that_never_began_ends_too(start: Start, http: httpx.AsyncCl
     ]
 
 
-@pytest.mark.parametrize(("strategy", "first"), [("interrupt", "failed"), ("rollback", "failed"), ("enqueue", "completed")])
+@pytest.mark.parametrize(
+    ("strategy", "first"), [("interrupt", "failed"), ("rollback", "failed"), ("enqueue", "completed")]
+)
 async def test_a_second_run(start: Start, http: httpx.AsyncClient, strategy: str, first: str) -> None:
     """What becomes of the run that is there is told to whoever listens."""
     held = Hold(Say("One."))
@@ -276,7 +302,9 @@ async def test_runs_of_the_first_protocol_are_heard(start: Start, http: httpx.As
     async with start(Say("One."), Say("Two.")) as (agent, client):
         thread = (await client.threads.create())["thread_id"]
         async with listening(http, agent, thread) as events:
-            values = await client.runs.wait(thread, "agent", input=ask("first")["input"], stream_mode="values")
+            values = await client.runs.wait(
+                thread, "agent", input=ask("first")["input"], stream_mode="values"
+            )
             heard = await to_the_end(events)
             await start_run(http, agent, thread, ask("second"))
             assert lifecycle(await to_the_end(events)) == ["running", "completed"]
@@ -314,7 +342,9 @@ async def test_a_run_goes_on_in_another_process(start: Start, http: httpx.AsyncC
     assert rest[-2]["params"]["data"]["messages"][-1]["content"][0]["text"] == "It is 4."
 
 
-async def test_another_replica_hears_it(start: Start, http: httpx.AsyncClient, request: pytest.FixtureRequest) -> None:
+async def test_another_replica_hears_it(
+    start: Start, http: httpx.AsyncClient, request: pytest.FixtureRequest
+) -> None:
     """On PostgreSQL, whoever listens at one replica hears a run that another one was asked for."""
     if "postgresql" not in request.node.name:
         pytest.skip("a SQLite database has one process")

@@ -8,13 +8,23 @@ from typing import Any
 import httpx
 import openai
 
-from muster_agent.testing import MODEL, CallTools, Hold, Say, ScriptedAgent, Tokens, scripted_agent
+from muster_agent.testing import (
+    MODEL,
+    CallTools,
+    Hold,
+    Refuse,
+    Say,
+    ScriptedAgent,
+    Tokens,
+    scripted_agent,
+)
 
 Ask = Callable[..., Coroutine[Any, Any, httpx.Response]]
 Sdk = Callable[[ScriptedAgent], openai.AsyncOpenAI]
 
 MULTIPLY = CallTools([("calculator", {"expression": "23*7"})], tokens=Tokens(30, 12))
 ANSWER = Say("It is 161.", tokens=Tokens(50, 6))
+TOLD = "calculator(expression='23*7') → 161\n"
 
 
 def _events(body: str) -> list[Any]:
@@ -22,7 +32,7 @@ def _events(body: str) -> list[Any]:
     return [line if line == "[DONE]" else json.loads(line) for line in lines]
 
 
-def _deltas(body: str) -> list[dict[str, str]]:
+def _deltas(body: str) -> list[dict[str, Any]]:
     return [event["choices"][0]["delta"] for event in _events(body) if event != "[DONE]" and event["choices"]]
 
 
@@ -78,7 +88,7 @@ async def test_the_sdk_reads_a_streamed_answer(sdk: Sdk) -> None:
     deltas = [chunk.choices[0].delta.model_dump(exclude_none=True) for chunk in chunks[:-1]]
     assert deltas == [
         {"role": "assistant", "content": ""},
-        {"reasoning_content": "calculator(expression='23*7') → 161\n"},
+        {"reasoning_content": TOLD, "reasoning": TOLD},
         {"content": "It"},
         {"content": " is"},
         {"content": " 161."},
@@ -196,26 +206,28 @@ async def test_text_parts_are_one_text(http: httpx.AsyncClient) -> None:
 
 
 async def test_the_model_is_asked_for_once(ask: Ask) -> None:
-    """The first listed model is used, and the proxy is not asked again."""
+    """The first listed model is used; after the first run the proxy is not asked again."""
     async with scripted_agent(ANSWER, ANSWER) as agent:
         await ask(agent, "?")
+        listings = agent.model.listings
         await ask(agent, "?")
 
-    assert agent.model.listings == 1
+    assert agent.model.listings == listings
     assert [call.body["model"] for call in agent.model.calls] == [MODEL, MODEL]
 
 
-async def test_a_configured_model_is_not_asked_for(ask: Ask) -> None:
-    """The operator's model is used as it is."""
+async def test_a_configured_model_is_used(ask: Ask) -> None:
+    """The operator's model is used as it is, also one that the proxy does not list."""
     async with scripted_agent(ANSWER, model="chosen") as agent:
         await ask(agent, "?")
 
-    assert (agent.model.listings, agent.model.calls[0].body["model"]) == (0, "chosen")
+    assert agent.model.calls[0].body["model"] == "chosen"
 
 
 async def test_the_step_limit_ends_the_run(ask: Ask) -> None:
     """A model that only calls tools is stopped, says so, and its finish reason is `length`."""
-    async with scripted_agent(*[MULTIPLY] * 4, max_steps=2) as agent:
+    agents = {"agent": {"openai_model": "muster-agent", "limits": {"model_calls": 2}}}
+    async with scripted_agent(*[MULTIPLY] * 4, agents=agents) as agent:
         whole = (await ask(agent, "?")).json()["choices"][0]
         streamed = await ask(agent, "?", stream=True)
 
@@ -262,12 +274,12 @@ async def test_what_tools_cannot_do_is_told_to_the_model(ask: Ask) -> None:
 
 async def test_many_tool_calls_keep_their_order(ask: Ask) -> None:
     """Each of many calls in one turn is answered once, in the order in which they were asked."""
-    many = CallTools([("calculator", {"expression": f"{number}+1"}) for number in range(40)])
+    many = CallTools([("calculator", {"expression": f"{number}+1"}) for number in range(30)])
     async with scripted_agent(many, ANSWER) as agent:
         await ask(agent, "?")
 
     results = [text for role, text in agent.model.calls[1].messages if role == "tool"]
-    assert results == [str(number + 1) for number in range(40)]
+    assert results == [str(number + 1) for number in range(30)]
 
 
 async def test_runs_without_a_thread_go_on_side_by_side(ask: Ask) -> None:
@@ -281,3 +293,91 @@ async def test_runs_without_a_thread_go_on_side_by_side(ask: Ask) -> None:
 
     answers = [response.json()["choices"][0]["message"]["content"] for response in (await slow, quick)]
     assert answers == ["slow", "quick"]
+
+
+async def test_tools_are_told_to_programs_that_ask(ask: Ask) -> None:
+    """With `include_agent_events` each call is told with its arguments and result, in both modes, and never else."""
+    asked = {"stream_options": {"include_agent_events": True}}
+    async with scripted_agent(*[MULTIPLY, ANSWER] * 3) as agent:
+        streamed = await ask(agent, "?", stream=True, **asked)
+        whole = (await ask(agent, "?", **asked)).json()["choices"][0]["message"]
+        plain = (await ask(agent, "?")).text
+
+    told = [event for delta in _deltas(streamed.text) for event in delta.get("agent_events", [])]
+    assert told == whole["agent_events"]
+    assert told == [
+        {
+            "type": "tool",
+            "id": "call_0",
+            "name": "calculator",
+            "arguments": {"expression": "23*7"},
+            "output": "161",
+            "status": "completed",
+        }
+    ]
+    assert "agent_events" not in plain
+
+
+async def test_the_sdks_stream_helper(sdk: Sdk) -> None:
+    """The helper's final completion has the text, and no tool calls that its user would have to make."""
+    async with scripted_agent(MULTIPLY, ANSWER) as agent, sdk(agent) as client:
+        async with client.chat.completions.stream(
+            model="muster-agent", messages=[{"role": "user", "content": "?"}]
+        ) as stream:
+            pieces = [event.delta async for event in stream if event.type == "content.delta"]
+        final = (await stream.get_final_completion()).choices[0]
+
+    assert ("".join(pieces), final.message.content) == ("It is 161.", "It is 161.")
+    assert (final.finish_reason, final.message.tool_calls) == ("stop", None)
+
+
+async def test_the_form_of_an_answer_reaches_the_model(ask: Ask) -> None:
+    """A JSON schema goes with each model call as the client gave it; plain text asks for nothing."""
+    form = {"type": "json_schema", "json_schema": {"name": "n", "schema": {"type": "object"}, "strict": True}}
+    async with scripted_agent(ANSWER, ANSWER) as agent:
+        await ask(agent, "?", response_format=form)
+        await ask(agent, "?", response_format={"type": "text"})
+
+    first, second = [call.body for call in agent.model.calls]
+    assert first["response_format"] == form
+    assert "response_format" not in second
+
+
+async def test_a_run_tells_its_names(ask: Ask, http: httpx.AsyncClient) -> None:
+    """The answer's headers name a run and a thread of LangGraph's API, where the run's messages are."""
+    async with scripted_agent(ANSWER) as agent:
+        response = await ask(agent, "?", thread="t")
+        thread, run = response.headers["x-agent-thread-id"], response.headers["x-agent-run-id"]
+        shown = (await http.get(f"{agent.url}/threads/{thread}/runs/{run}")).json()
+        state = (await http.get(f"{agent.url}/threads/{thread}/state")).json()
+
+    assert shown["status"] == "success"
+    assert [message["content"] for message in state["values"]["messages"]] == ["?", "It is 161."]
+
+
+async def test_a_repeated_request_is_one_run(ask: Ask) -> None:
+    """With one idempotency key two requests at once, streamed and not, get the answer of one run."""
+    held = Hold(Say("."), said="It is 161")
+    key = {"idempotency-key": "k"}
+    async with scripted_agent(held) as agent, asyncio.TaskGroup() as group:
+        first = group.create_task(ask(agent, "?", headers=key, stream=True))
+        await agent.model.received()
+        second = group.create_task(ask(agent, "?", headers=key, stream=True))
+        other = group.create_task(ask(agent, "?", headers=key))
+        held.release.set()
+
+    bodies = [(await answer).text for answer in (first, second)]
+    assert bodies[0] == bodies[1]
+    assert _content(bodies[1]) == "It is 161."
+    assert (await other).json()["choices"][0]["message"]["content"] == "It is 161."
+    assert len(agent.model.calls) == 1
+
+
+async def test_a_failed_request_is_made_again(ask: Ask) -> None:
+    """A key whose run failed is free: the client's second try is a run of its own."""
+    key = {"idempotency-key": "k"}
+    refused = Refuse(503, {"message": "full", "type": "server_error"})
+    async with scripted_agent(refused, ANSWER) as agent:
+        first, second = [await ask(agent, "?", headers=key) for _ in range(2)]
+
+    assert (first.status_code, second.status_code) == (503, 200)

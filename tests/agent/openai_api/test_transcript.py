@@ -1,49 +1,69 @@
-"""How what a client sends is joined to what a thread holds."""
+"""What a client has seen of a thread, and what of a conversation that it sends is new."""
 
 from hypothesis import given
 from hypothesis import strategies as st
 from langchain_core.messages import AIMessage, AnyMessage, HumanMessage, ToolCall, ToolMessage
 
-from muster_agent.openai_api.transcript import Turn, reconcile, turns
+from muster_agent.openai_api.approvals import question
+from muster_agent.openai_api.transcript import Turn, transcript_of
 
 CALL = ToolCall(name="calculator", args={}, id="c", type="tool_call")
+WORKING: list[AnyMessage] = [
+    HumanMessage("A"),
+    AIMessage("let me see", tool_calls=[CALL]),
+    ToolMessage("1", tool_call_id="c"),
+]
+SUMMARY = HumanMessage("Summary: ...", additional_kwargs={"lc_source": "summarization"})
 
 
-def _texts(messages: list[AnyMessage]) -> list[tuple[str, str]]:
-    return [(message.type, str(message.text)) for message in messages]
+def _tail(stored: list[AnyMessage], *texts: str) -> list[str] | None:
+    """What is new in a conversation of user and assistant by turns."""
+    sent = [HumanMessage(text) if place % 2 == 0 else AIMessage(text) for place, text in enumerate(texts)]
+    tail = transcript_of(stored).tail_of(sent)
+    return None if tail is None else [str(message.text) for message in tail]
 
 
 def test_a_run_with_tools_is_one_turn() -> None:
     """The texts of a run's model calls belong to one turn; tool results are no part of it."""
-    stored: list[AnyMessage] = [
-        HumanMessage("A"),
-        AIMessage("let me see", tool_calls=[CALL]),
-        ToolMessage("1", tool_call_id="c"),
-        AIMessage("one"),
-        AIMessage("and more"),
-    ]
+    transcript = transcript_of([*WORKING, AIMessage("one"), AIMessage("and more")])
 
-    assert turns(stored) == [
+    assert transcript.turns == (
         Turn(is_assistant=False, texts=("A",)),
         Turn(is_assistant=True, texts=("let me see", "one")),
         Turn(is_assistant=True, texts=("and more",)),
-    ]
-
-
-def test_a_shorter_history_replaces() -> None:
-    """A client that goes back to an earlier point has what came after forgotten."""
-    stored: list[AnyMessage] = [HumanMessage("A"), AIMessage("a"), HumanMessage("B"), AIMessage("b")]
-    sent: list[AnyMessage] = [HumanMessage("A"), AIMessage("a"), HumanMessage("C")]
-
-    assert reconcile(stored, sent) == sent
+    )
 
 
 def test_white_space_at_the_ends_is_no_edit() -> None:
     """A client that trims what it was shown still matches."""
-    stored: list[AnyMessage] = [HumanMessage("A"), AIMessage(" a\n")]
-    sent: list[AnyMessage] = [HumanMessage("A"), AIMessage("a"), HumanMessage("B")]
+    assert _tail([HumanMessage("A"), AIMessage(" a\n")], "A", "a", "B") == ["B"]
 
-    assert _texts(reconcile(stored, sent)) == [("human", "A"), ("ai", " a\n"), ("human", "B")]
+
+def test_an_answer_that_was_broken_off_is_kept() -> None:
+    """What a client has seen of an answer that is not stored becomes part of the conversation."""
+    assert _tail([HumanMessage("A")], "A", "half an ans", "B") == ["half an ans", "B"]
+    assert _tail(WORKING, "A", "let me see\n\nhalf an ans", "B") == ["half an ans", "B"]
+    assert _tail(WORKING, "A", "something else", "B") is None
+
+
+def test_a_question_is_no_part_of_the_conversation() -> None:
+    """A client that sends back what it was asked matches, whether or not the question was answered elsewhere."""
+    asked = question([{"id": "i", "value": {"action_requests": [{"name": "calculator", "args": {}}]}}])
+    approved: list[AnyMessage] = [*WORKING, AIMessage("done")]
+
+    assert _tail(WORKING[:2], "A", f"let me see\n\n{asked}", "B") == ["B"]
+    assert _tail(WORKING[:2], "A", asked, "B") == ["B"]
+    assert _tail(approved, "A", f"let me see\n\n{asked}", "B") == ["B"]
+
+
+def test_a_summary_stands_for_any_beginning() -> None:
+    """The turns behind it are found in what was sent, as far back as they go; another ending is another one."""
+    stored: list[AnyMessage] = [SUMMARY, AIMessage("c"), HumanMessage("D"), AIMessage("d")]
+
+    assert _tail(stored, "A", "a", "C", "c", "D", "d", "E") == ["E"]
+    assert _tail(stored, "C", "let me see\n\nc", "D", "d", "E") == ["E"]
+    assert _tail(stored, "A", "a", "C", "c", "D", "other", "E") is None
+    assert _tail(stored, "D", "d", "E") is None
 
 
 TEXTS = st.text("ab", max_size=2)
@@ -54,21 +74,17 @@ def _conversation(pairs: list[tuple[str, str]]) -> list[AnyMessage]:
     return [message for user, agent in pairs for message in (HumanMessage(user), AIMessage(agent))]
 
 
-@given(TURNS, TEXTS)
-def test_resending_everything_equals_sending_what_is_new(pairs: list[tuple[str, str]], text: str) -> None:
-    """On a thread of its own, a client that carries its history and one that does not see the same."""
-    stored = _conversation(pairs)
-
-    carried = reconcile(stored, [*_conversation(pairs), HumanMessage(text)])
-
-    assert _texts(carried) == _texts(reconcile(stored, [HumanMessage(text)]))
+def _texts(messages: list[AnyMessage]) -> list[tuple[str, str]]:
+    return [(message.type, str(message.text)) for message in messages]
 
 
 @given(TURNS, TURNS, TEXTS)
 def test_the_client_gets_the_conversation_that_it_shows(
     kept: list[tuple[str, str]], sent: list[tuple[str, str]], text: str
 ) -> None:
-    """Whatever the thread held, a carried history is what the run goes on from, as far as can be seen."""
-    history: list[AnyMessage] = [*_conversation([*sent, ("u", "a")]), HumanMessage(text)]
+    """Where a tail is found, it completes the stored conversation to the one that was sent."""
+    stored, history = _conversation(kept), [*_conversation(sent), HumanMessage(text)]
+    tail = transcript_of(stored).tail_of(history)
 
-    assert _texts(reconcile(_conversation(kept), history)) == _texts(history)
+    assert (tail is not None) == (_texts(stored) == _texts(history[: len(stored)]))
+    assert tail is None or _texts([*stored, *tail]) == _texts(history)

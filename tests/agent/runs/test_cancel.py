@@ -174,11 +174,12 @@ async def test_a_model_that_never_ends_calls_tools(start: Start) -> None:
 
 
 async def test_the_same_call_again_and_again(start: Start) -> None:
-    """The model is told that nothing will change, and the tool is not called any more."""
+    """It gets the first result again, the tool is not called any more, and the model must answer."""
     agents = {"agent": {"limits": {"same_call": 2}}}
-    async with start(CALCULATE, CALCULATE, CALCULATE, Say("161"), agents=agents) as (_agent, client):
+    async with start(CALCULATE, CALCULATE, CALCULATE, Say("161"), agents=agents) as (agent, client):
         thread = (await client.threads.create())["thread_id"]
         values = await client.runs.wait(thread, "agent", input=asks("hi"))
-        results = [message for message in values["messages"] if message["type"] == "tool"]
-        assert [message["status"] for message in results] == ["success", "success", "error"]
-        assert "was called 2 times" in results[-1]["content"]
+        assert [message["content"] for message in values["messages"] if message["type"] == "tool"] == [
+            "161"
+        ] * 3
+        assert [call.body.get("tool_choice") for call in agent.model.calls] == [None, None, None, "none"]

@@ -4,14 +4,17 @@ from typing import Any
 
 from langchain.agents import AgentState
 from langchain.agents.middleware import AgentMiddleware
+from langchain_core.messages import AnyMessage, ToolMessage
 from langgraph.prebuilt.tool_node import ToolCallRequest
 
 from muster_agent.agents.middleware.tool_errors import ToolHandler, ToolResult, refusal
-from muster_agent.agents.turns import earlier_calls
+from muster_agent.agents.turns import NO_MORE_TOOLS, earlier_calls, results
 
 
 class ToolLimits(AgentMiddleware[AgentState[Any], Any, Any]):
-    """Refuses calls beyond a number, and the same call again and again; the model is told, and can still answer.
+    """Refuses calls beyond a number, and answers the same call again and again with its first result.
+
+    Either way the model must answer next.
 
     Args:
         most: Calls of all tools.
@@ -26,16 +29,19 @@ class ToolLimits(AgentMiddleware[AgentState[Any], Any, Any]):
     async def awrap_tool_call(self, request: ToolCallRequest, handler: ToolHandler) -> ToolResult:
         """Call a tool, unless it has been called too often."""
         call = request.tool_call
-        earlier = earlier_calls(request.state["messages"], call["id"])
+        messages: list[AnyMessage] = request.state["messages"]
+        earlier = earlier_calls(messages, call["id"])
         if len(earlier) >= self._most:
-            return refusal(
-                request, f"Error: no more tool calls: {self._most} were made. Answer with what you know."
-            )
-        same = earlier.count((call["name"], repr(sorted(call["args"].items()))))
-        if same >= self._most_same:
-            return refusal(
-                request,
-                f"Error: {call['name']} was called {same} times with these arguments, and its result will not change. "
-                "Do something else, or answer with what you know.",
-            )
+            text = f"Error: no more tool calls: {self._most} were made. Answer with what you know."
+            return _last_word(refusal(request, text))
+        this = (call["name"], repr(sorted(call["args"].items())))
+        if earlier.count(this) >= self._most_same:
+            # Not an error: a small model repeats what it is told last, and this is what it asked for.
+            known = results(messages)[earlier.index(this)]
+            again = "" if known is None else str(known.text)
+            return _last_word(refusal(request, again).model_copy(update={"status": "success"}))
         return await handler(request)
+
+
+def _last_word(message: ToolMessage) -> ToolMessage:
+    return message.model_copy(update={"response_metadata": {NO_MORE_TOOLS: True}})

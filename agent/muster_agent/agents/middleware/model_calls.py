@@ -13,7 +13,7 @@ from langchain_core.messages import AIMessage, AnyMessage, SystemMessage, ToolCa
 
 from muster_agent import failures, identity
 from muster_agent.agents.context import AgentContext, context_of
-from muster_agent.agents.turns import model_calls, sendable
+from muster_agent.agents.turns import has_had_enough, model_calls, sendable
 from muster_agent.models import ModelName
 from muster_agent.wire import encodable
 
@@ -83,6 +83,9 @@ class ModelCalls(AgentMiddleware[AgentState[Any], AgentContext, Any]):
     async def _prepared(self, request: ModelRequest[AgentContext]) -> ModelRequest[AgentContext]:
         context, rules = context_of(request.runtime), self._rules
         instructions = "\n\n".join(text for text in (rules.prompt, context.get("instructions", "")) if text)
+        messages = cast("list[AnyMessage]", request.messages)
+        # Small models call tools for ever. With the last call it may make, the model answers.
+        is_last = model_calls(messages) + 1 >= rules.most_calls or has_had_enough(messages)
         settings = {
             **request.model_settings,
             "temperature": rules.temperature,
@@ -90,7 +93,8 @@ class ModelCalls(AgentMiddleware[AgentState[Any], AgentContext, Any]):
             "model": await rules.name.get(),
         }
         return request.override(
-            messages=cast("Any", sendable(cast("list[AnyMessage]", request.messages))),
+            messages=cast("Any", sendable(messages)),
+            tool_choice="none" if is_last and request.tools else request.tool_choice,
             system_message=SystemMessage(instructions) if instructions else None,
             model_settings=settings,
         )
