@@ -234,7 +234,7 @@ class Settings(BaseSettings):
     engine: EngineSettings = Field(default_factory=EngineSettings)
     state_dir: Path = Field(
         default=Path("~/.local/state/muster"),
-        description="Where `muster up` keeps what it knows of a running stack.",
+        description="Where `muster up` keeps what it knows of a running stack, and the agents their threads.",
     )
     cache_dir: Path | None = Field(
         default=None,

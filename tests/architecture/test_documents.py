@@ -70,7 +70,7 @@ def test_the_lock_has_hashes_and_names_no_host() -> None:
     assert "://" not in lock
 
 
-def test_the_wheel_holds_the_four_packages() -> None:
+def test_the_wheel_holds_the_five_packages() -> None:
     """And nothing else becomes importable."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
     packages = project["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"]
@@ -79,4 +79,5 @@ def test_the_wheel_holds_the_four_packages() -> None:
         "muster_batching",
         "muster_observability",
         "muster_proxy",
+        "muster_storage",
     ]

@@ -64,6 +64,11 @@ class ConversationName(Strict):
     id: str
 
 
+def _said(value: object) -> object:
+    """A text is one message of the user."""
+    return [{"role": "user", "content": value}] if isinstance(value, str) else value
+
+
 def _named(value: object) -> object:
     return {"id": value} if isinstance(value, str) else value
 
@@ -72,7 +77,7 @@ class ResponseRequest(Strict):
     """A request for one response."""
 
     model: str
-    input: str | Annotated[list[dict[str, Any]], Field(min_length=1, max_length=_MOST_ITEMS)]
+    input: Annotated[list[Any], Field(min_length=1, max_length=_MOST_ITEMS), BeforeValidator(_said)]
     instructions: str | None = None
     stream: bool | None = None
     store: bool | None = None
@@ -152,7 +157,7 @@ def parse(body: bytes) -> tuple[ResponseRequest, Input]:
     """
     request = parsed(body, ResponseRequest)
     _check(request)
-    given = input_of([request.input] if isinstance(request.input, str) else request.input)
+    given = input_of(request.input)
     _check_input(request, given)
     return request, given
 
@@ -185,17 +190,17 @@ def _check_input(request: ResponseRequest, given: Input) -> None:
 
 
 def input_of(items: list[Any]) -> Input:
-    """Input items, or a text, as this service takes them.
+    """Input items as this service takes them.
 
     Raises:
         Failure: 400, one is not understood.
     """
     given = Input()
     for place, item in enumerate(items):
-        if isinstance(item, str):
-            _take_message(given, {"role": "user", "content": item}, "input")
-        else:
-            _take(given, cast("dict[str, Any]", item), f"input[{place}]")
+        where = f"input[{place}]"
+        if not isinstance(item, dict):
+            raise failures.bad_request(f"{where}: expected an object", param=where)
+        _take(given, cast("dict[str, Any]", item), where)
     return given
 
 

@@ -192,22 +192,22 @@ class ResponseWriter:
         self.response["usage"] = usage_of(self.reader.usage)
 
     def snapshot(self) -> dict[str, Any]:
-        """The response as it stands in the middle of its run."""
+        """The response as it stands in the middle of its run, which has begun."""
         done = [item for item in self._items if item.get("status") != "in_progress"]
-        return {**self.response, "output": done}
+        return {**self.response, "status": "in_progress", "output": done}
 
     def _final(self, name: str) -> Event:
         return self._event(name, response=dict(self.response))
 
-    def _of_part(self, name: str, message_id: str, **fields: object) -> Event:
+    def _of_part(self, kind: str, message_id: str, /, **fields: object) -> Event:
         item_id = response_items.message(message_id, None)["id"]
-        return self._of_item(name, item_id=item_id, content_index=0, **fields)
+        return self._of_item(kind, item_id=item_id, content_index=0, **fields)
 
-    def _of_item(self, name: str, **fields: object) -> Event:
-        return self._event(name, output_index=len(self._items) - 1, **fields)
+    def _of_item(self, kind: str, /, **fields: object) -> Event:
+        return self._event(kind, output_index=len(self._items) - 1, **fields)
 
-    def _event(self, name: str, **fields: object) -> Event:
-        event = {"type": name, "sequence_number": self._next, **fields}
+    def _event(self, kind: str, /, **fields: object) -> Event:
+        event = {"type": kind, "sequence_number": self._next, **fields}
         self._next += 1
         return event
 

@@ -105,7 +105,7 @@ class StoredResponses:
         writer = self.writer_for(row)
         is_told = _play(writer, events)
         if not is_over:
-            return {**row, "body": writer.snapshot()}
+            return {**row, "body": writer.snapshot()} if events else row
         if not is_told:  # the run is gone, or ended before it began
             writer.fail(failures.run_cancelled())
         checkpoint_id = await self._checkpoint_of(row)

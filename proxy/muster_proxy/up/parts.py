@@ -1,5 +1,6 @@
 """The parts of a stack: what each runs, and how it says that it is ready."""
 
+import os
 import sys
 from dataclasses import dataclass
 
@@ -53,11 +54,18 @@ def of(settings: Settings, agent_port: int) -> list[Part]:
         ),
         Part(
             "agent",
-            ("agent", "--port", str(agent_port), "--proxy", proxy_url),
+            ("agent", "--port", str(agent_port), "--proxy", proxy_url, *_agents_database(settings)),
             f"http://{LOOPBACK}:{agent_port}",
             "/ok",
         ),
     ]
+
+
+def _agents_database(settings: Settings) -> tuple[str, ...]:
+    """Where the agent keeps its threads, unless the environment says otherwise."""
+    if os.environ.get("MUSTER_AGENT_DATABASE_URL"):
+        return ()
+    return ("--database", f"sqlite:///{settings.state_dir.expanduser().absolute() / 'agent.db'}")
 
 
 def _engine(settings: Settings) -> tuple[str, ...]:

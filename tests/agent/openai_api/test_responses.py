@@ -311,7 +311,7 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"input": None}, "input"),
     ({"input": []}, "input"),
     ({"input": 1}, "input"),
-    ({"input": ["?"]}, "input"),
+    ({"input": ["?"]}, "input[0]"),
     ({"input": [{"role": "robot", "content": "?"}]}, "input[0].role"),
     ({"input": [{"role": "user"}]}, "input[0].content"),
     ({"input": [{"role": "user", "content": []}]}, "input[0].content"),

@@ -39,6 +39,7 @@ class Conversation:
         self.run_id: str | None = None
         self.heard: list[Event] = []
         self.breaks = 0
+        self.is_over = False
         self._session = session
         self._urls = urls
         self._steps = steps
@@ -62,6 +63,7 @@ class Conversation:
         """
         await self._until_done(self._make_thread)
         await self._until_done(self._hear if self.is_streamed else self._wait)
+        self.is_over = True
 
     async def _until_done(self, attempt: Any) -> None:
         while True:

@@ -64,6 +64,7 @@ STARTING_S = 1.5
 """The longest time that it is given where it is killed while it starts."""
 
 _EACH_WHILE_STARTING = 5
+_JUDGED_WITHIN_S = 120.0
 _EVERY_S = 0.02
 
 
@@ -215,22 +216,21 @@ def wreaked(
         asked_database: As `processes.database` takes it.
         sizes: How much is run.
         said: Told of each kill and of each run that has ended, by `kills` and `runs`.
-        replicas: Processes; None for one with SQLite and two with PostgreSQL.
+        logs: A folder for what the processes write; None for one that is gone at the end.
 
     Raises:
         NotReadyError: The service or the model does not start.
-        TimeoutError: It takes longer than it may.
         ExceptionGroup: A client was answered with an error.
     """
     with (
-        new_folder() as place,
+        new_folder(logs) as place,
         database(asked_database, place) as url,
         scripted_model(folder(place, "model"), think_s=THINK_S) as model,
     ):
         agents, ledger = place / "agents.yaml", place / "ledger"
         agents.write_text(yaml.safe_dump(AGENTS), "utf-8")
         first = Service(model, url, {LEDGER: str(ledger)}, ("--agents", str(agents)))
-        count = replicas or (1 if url.startswith("sqlite") else 2)
+        count = 1 if url.startswith("sqlite") else 2
         services = [
             first,
             *(
@@ -254,8 +254,10 @@ async def _wreaked(
         ]
         havoc, verdict = Havoc(replicas, session, sizes, said), Verdict()
         try:
-            async with asyncio.timeout(sizes.limit_s):
-                await havoc.run()
+            with contextlib.suppress(TimeoutError):  # the verdict tells which runs have not ended
+                async with asyncio.timeout(sizes.limit_s):
+                    await havoc.run()
+            async with asyncio.timeout(_JUDGED_WITHIN_S):
                 await verdict.judge(havoc.conversations, Path(services[0].variables[LEDGER]))
         finally:
             await havoc.end()
@@ -314,6 +316,7 @@ def _options() -> argparse.Namespace:
     options.add_argument("--kills", type=int, default=20, help="of processes (20)")
     options.add_argument("--seed", type=int, default=1, help="of everything random (1)")
     options.add_argument("--limit-s", type=float, default=900.0, help="after which it is given up (900)")
+    options.add_argument("--logs", type=Path, metavar="FOLDER", help="keep what the processes write, in an empty one")
     options.add_argument("--json", type=Path, metavar="FILE", help="write everything that was found")
     return options.parse_args()
 
@@ -332,12 +335,9 @@ def main() -> int:
                 "kills": progress.add_task("kills", total=sizes.kills),
                 "runs": progress.add_task("runs", total=sizes.runs),
             }
-            found = wreaked(chosen.database, sizes, lambda what: progress.advance(tasks[what]))
+            found = wreaked(chosen.database, sizes, lambda what: progress.advance(tasks[what]), chosen.logs)
     except NotReadyError as error:
         print(f"kills: does not start: {error}", file=sys.stderr)
-        return 1
-    except TimeoutError:
-        print(f"kills: not every run has ended in {sizes.limit_s:g} s", file=sys.stderr)
         return 1
     console.print(drawn(found.verdict))
     for note in notes(found, sizes):

@@ -108,8 +108,12 @@ def database(asked: str, folder: Path) -> Generator[str]:
 
 
 @contextlib.contextmanager
-def new_folder() -> Generator[Path]:
-    """A folder for what the processes write, gone at the end."""
+def new_folder(kept: Path | None = None) -> Generator[Path]:
+    """A folder for what the processes write, gone at the end unless it is one that is to be kept."""
+    if kept is not None:
+        kept.mkdir(parents=True, exist_ok=True)
+        yield kept.resolve()
+        return
     with tempfile.TemporaryDirectory(prefix="agents-") as name:
         yield Path(name)
 

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -50,6 +50,7 @@ class Verdict:
         self.attempts: list[int] = []
         self.writes = 0
         self.broken_off = 0
+        self._ended = Claim("every client was told of its run's end")
         self._once = Claim("every order made one run, and it succeeded")
         self._line = Claim("no thread forked: no checkpoint has two children")
         self._whole = Claim("every conversation is whole: each message once, in order")
@@ -60,7 +61,7 @@ class Verdict:
     @property
     def claims(self) -> list[Claim]:
         """In the order in which they are shown."""
-        return [self._once, self._line, self._whole, self._ledger, self._told, self._events]
+        return [self._ended, self._once, self._line, self._whole, self._ledger, self._told, self._events]
 
     @property
     def is_good(self) -> bool:
@@ -71,16 +72,22 @@ class Verdict:
         """Ask everything of every conversation."""
         written = await asyncio.to_thread(_lines, ledger)
         for each in conversations:
-            await self._ask_state(each)
+            runs = await each.runs()
+            self._ended.ask(each, runs, is_true=each.is_over)
+            self._ask_runs(each, runs)
+            if not each.is_over:
+                continue
+            await self._ask_line(each)
             await self._ask_tool(each, written[str(each.number)])
             if each.is_streamed:
                 self._ask_events(each, await each.replay())
 
-    async def _ask_state(self, each: Conversation) -> None:
-        runs = await each.runs()
+    def _ask_runs(self, each: Conversation, runs: Sequence[Mapping[str, Any]]) -> None:
         self.statuses.update(str(run["status"]) for run in runs)
         found = [(run["run_id"], run["status"]) for run in runs]
         self._once.ask(each, found, is_true=found == [(each.run_id, "success")])
+
+    async def _ask_line(self, each: Conversation) -> None:
         history = await each.history()
         parents = Counter(
             state["parent_checkpoint"]["checkpoint_id"] for state in history if state["parent_checkpoint"]
