@@ -22,8 +22,8 @@ class ProxyModel(ChatOpenAI):
     `extra_body` goes out as it is.
     """
 
-    def _get_request_payload(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
-        payload = super()._get_request_payload(*args, **kwargs)
+    def _get_request_payload(self, *args: Any, **kwargs: Any) -> dict[str, Any]:  # noqa: ANN401 - as the base class has it
+        payload = cast("dict[str, Any]", super()._get_request_payload(*args, **kwargs))  # pyright: ignore[reportUnknownMemberType] - untyped there
         plain = {name: payload[name] for name in ("messages", "tools") if name in payload}
         payload.pop("tools", None)
         return {**payload, "messages": [], "extra_body": {**(payload.get("extra_body") or {}), **plain}}

@@ -1,6 +1,6 @@
 """Which model the agents think with."""
 
-from typing import Any
+from typing import Any, cast
 
 import openai
 
@@ -62,5 +62,7 @@ class ModelName:
 def _context_tokens(card: dict[str, Any]) -> int | None:
     """What vLLM calls `max_model_len`, and llama.cpp `meta.n_ctx`."""
     meta: Any = card.get("meta")
-    told = card.get("max_model_len") or (meta.get("n_ctx") if isinstance(meta, dict) else None)
+    told: Any = card.get("max_model_len")
+    if told is None and isinstance(meta, dict):
+        told = cast("dict[str, Any]", meta).get("n_ctx")
     return told if isinstance(told, int) and told > 0 else None

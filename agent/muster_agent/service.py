@@ -139,7 +139,7 @@ def _retention(settings: AgentSettings) -> Retention:
     return Retention(settings.events_ttl_s, settings.runs_ttl_s, settings.threads_ttl_s, settings.states_kept)
 
 
-def _executor(  # noqa: PLR0913 - it ties the knot between the executor and what it needs
+def _executor(  # noqa: PLR0913, PLR0917 - it ties the knot between the executor and what it needs
     settings: AgentSettings,
     database: Database,
     log: EventLog,
@@ -178,7 +178,7 @@ def _executor(  # noqa: PLR0913 - it ties the knot between the executor and what
         measured=lambda run: measures.run_of(str(run["metadata"].get("graph_id", ""))),
         prepare_input=prepare_input,
         approval_s=approval_s,
-        ended=lambda execution: executors[0].ended(execution),
+        ended=lambda execution: executors[0].ended(execution),  # noqa: PLW0108 - it is not there yet
     )
     executors.append(Executor(services, settings.runs_at_once, settings.lease_s))
     return executors[0]

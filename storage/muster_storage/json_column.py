@@ -24,13 +24,13 @@ class Json(TypeDecorator[Any]):
             return dialect.type_descriptor(postgresql.JSONB(none_as_null=True))
         return dialect.type_descriptor(Text())
 
-    def process_bind_param(self, value: Any, dialect: Dialect) -> Any:
+    def process_bind_param(self, value: Any, dialect: Dialect) -> Any:  # noqa: ANN401 - any JSON
         """What is sent."""
         if value is None:
             return None
         text = orjson.dumps(value).replace(b"\\u0000", b"\\ufffd").decode()
         return orjson.loads(text) if dialect.name == "postgresql" else text
 
-    def process_result_value(self, value: Any, dialect: Dialect) -> Any:
+    def process_result_value(self, value: Any, dialect: Dialect) -> Any:  # noqa: ANN401 - any JSON
         """What is read."""
         return orjson.loads(value) if isinstance(value, str) and dialect.name != "postgresql" else value

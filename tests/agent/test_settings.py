@@ -46,16 +46,35 @@ def test_defaults() -> None:
     settings = load({})
 
     assert (settings.port, settings.proxy, settings.model) == (8081, "http://127.0.0.1:8080", None)
-    assert (settings.max_steps, settings.run_timeout_s, settings.max_threads) == (8, 300, 1000)
+    assert (settings.runs_at_once, settings.agents_file, settings.secret) == (256, None, None)
+    assert settings.database_url.startswith("sqlite:///")
+    assert settings.database_url.endswith("/agent.db")
+
+
+def test_the_database_lies_in_the_state_folder(environ: dict[str, str]) -> None:
+    """Where the folder of Muster's state is named, the agent's database is in it."""
+    environ.update(MUSTER_STATE_DIR="/somewhere")
+
+    assert load({}).database_url == "sqlite:////somewhere/agent.db"
+
+
+def test_replicas_share_a_secret(environ: dict[str, str]) -> None:
+    """With PostgreSQL, where another process may go on with a run, the secret has to be given."""
+    environ.update(MUSTER_AGENT_DATABASE_URL="postgresql://u:CANARY@h/n")
+
+    with pytest.raises(SettingsError, match="MUSTER_AGENT_SECRET is needed") as caught:
+        load({})
+
+    assert "CANARY" not in str(caught.value)
 
 
 def test_options_come_before_variables(environ: dict[str, str]) -> None:
     """The command line wins over the environment, which wins over the default."""
-    environ.update(MUSTER_AGENT_PORT="9000", MUSTER_AGENT_MAX_STEPS="3", MUSTER_AGENT_MODEL="")
+    environ.update(MUSTER_AGENT_PORT="9000", MUSTER_AGENT_RUNS_AT_ONCE="3", MUSTER_AGENT_MODEL="")
 
     settings = load({"port": 9001})
 
-    assert (settings.port, settings.max_steps, settings.model) == (9001, 3, None)
+    assert (settings.port, settings.runs_at_once, settings.model) == (9001, 3, None)
 
 
 @pytest.mark.usefixtures("environ")
@@ -75,23 +94,25 @@ def test_what_is_no_address(url: str) -> None:
 
 def test_an_unknown_variable_is_named(environ: dict[str, str]) -> None:
     """A misspelt variable is an error with the nearest name, and every error is told at once."""
-    environ.update(MUSTER_AGENT_PROT="1", MUSTER_AGENT_MAX_STEPS="many")
+    environ.update(MUSTER_AGENT_PROT="1", MUSTER_AGENT_RUNS_AT_ONCE="many")
 
     with pytest.raises(SettingsError) as caught:
         load({})
 
     unknown, wrong = caught.value.problems
     assert unknown == "MUSTER_AGENT_PROT: unknown setting; did you mean MUSTER_AGENT_PORT?"
-    assert wrong.startswith("MUSTER_AGENT_MAX_STEPS: ")
+    assert wrong.startswith("MUSTER_AGENT_RUNS_AT_ONCE: ")
 
 
 @pytest.mark.parametrize(
     ("name", "value"),
     [
         ("PORT", "70000"),
-        ("RUN_TIMEOUT_S", "inf"),
-        ("RUN_TIMEOUT_S", "0"),
-        ("MAX_THREADS", "0"),
+        ("RUNS_AT_ONCE", "0"),
+        ("KEEP_ALIVE_S", "inf"),
+        ("KEEP_ALIVE_S", "0"),
+        ("STATES_KEPT", "0"),
+        ("ON_DISCONNECT", "ignore"),
         ("DRAIN_S", "-1"),
     ],
 )
@@ -156,6 +177,8 @@ def test_help_names_the_options() -> None:
         "MUSTER_AGENT_PROXY",
         "default: 8081",
         "MUSTER_AGENT_MODEL",
+        "--agents FILE",
+        "--database URL",
     ):
         assert part in text
 

@@ -26,6 +26,7 @@ from sqlalchemy import (
 
 from muster_agent.runs.tables import METADATA, SCHEMA
 from muster_storage import Database, DatabaseInUseError, Json, StorageError, now_s, open_database
+from tests.postgres import new_database
 
 _NOTES = Table("notes", MetaData(), Column("id", Integer, primary_key=True), Column("body", Json))
 
@@ -59,11 +60,15 @@ def test_migrations_make_the_tables_that_the_code_uses(database_url: str) -> Non
         with database.engine.connect() as connection:
             ours = MigrationContext.configure(
                 connection,
-                opts={"include_name": lambda name, kind, _: kind != "table" or name in METADATA.tables},
+                opts={"include_name": _is_ours},
             )
             assert compare_metadata(ours, METADATA) == []
     finally:
         asyncio.run(database.close())
+
+
+def _is_ours(name: str | None, kind: str, _parents: object) -> bool:
+    return kind != "table" or name in METADATA.tables
 
 
 @pytest.mark.parametrize(
@@ -134,7 +139,7 @@ def test_a_database_of_a_newer_release_is_left_alone(database_url: str) -> None:
         url.set(drivername="postgresql+psycopg") if url.drivername == "postgresql" else url
     )
     with engine.begin() as connection:
-        connection.execute(text(f"UPDATE {SCHEMA.version_table} SET version_num = '9999'"))
+        connection.execute(text(f"UPDATE {SCHEMA.version_table} SET version_num = '9999'"))  # noqa: S608 - a name of ours
     engine.dispose()
     with pytest.raises(StorageError, match="written by a newer release"):
         open_database(database_url, SCHEMA)
@@ -142,10 +147,8 @@ def test_a_database_of_a_newer_release_is_left_alone(database_url: str) -> None:
 
 def test_replicas_that_start_together(postgres_url: str) -> None:
     """Each finds or makes the tables; none fails because another one is making them."""
-    from tests.postgres import new_database  # noqa: PLC0415 - one test needs it
-
     with new_database(postgres_url) as url, ThreadPoolExecutor(4) as threads:
-        for database in threads.map(lambda _: open_database(url, SCHEMA), range(4)):
+        for database in threads.map(open_database, [url] * 4, [SCHEMA] * 4):
             asyncio.run(database.close())
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from langchain_core.runnables import RunnableConfig
 from langgraph.graph import StateGraph  # pyright: ignore[reportMissingTypeStubs] - typed inline
-from langgraph.pregel import Pregel
+from langgraph.pregel import Pregel  # pyright: ignore[reportMissingTypeStubs] - typed inline
 from langgraph_sdk.runtime import _ExecutionRuntime, _ReadRuntime  # pyright: ignore[reportPrivateUsage] - what factories of LangGraph's server are given
 
 from muster_agent.agents.building import Parts, build, open_tools
@@ -161,11 +161,12 @@ def _mounted(path: str) -> object:
     source = imported(path)
     if isinstance(source, StateGraph):
         return cast("Any", source).compile()
-    if not isinstance(source, Pregel) and not callable(source):
+    is_graph = isinstance(source, Pregel) or callable(source)
+    if not is_graph:
         raise ToolkitError(
             f"{path} is no graph: expected a compiled graph, a builder, or a function that makes one"
         )
-    return source
+    return cast("object", source)
 
 
 async def _made(
@@ -177,17 +178,18 @@ async def _made(
         made = await cast("Awaitable[Any]", made)
     if isinstance(made, AbstractAsyncContextManager):
         made = await opened.enter_async_context(cast("AbstractAsyncContextManager[Any]", made))
-    return made.compile() if isinstance(made, StateGraph) else made
+    return cast("Any", made).compile() if isinstance(made, StateGraph) else made
 
 
 def _arguments(
     factory: Callable[..., Any], config: RunnableConfig, access: str, memory: "Memory"
 ) -> list[Any]:
     """A factory takes the configuration, the runtime, both or nothing; it says which by the names of its parameters."""
+    store, anything = memory.store, cast("Any", access)
     runtime: Any = (
-        _ExecutionRuntime(access_context=EXECUTION, store=memory.store, context=None)
+        cast("Any", _ExecutionRuntime)(access_context=EXECUTION, store=store, context=None)
         if access == EXECUTION
-        else _ReadRuntime(access_context=cast("Any", access), store=memory.store)
+        else cast("Any", _ReadRuntime)(access_context=anything, store=store)
     )
     wanted = [
         parameter.name

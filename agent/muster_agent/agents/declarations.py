@@ -44,7 +44,7 @@ class _Strict(BaseModel):
 
 
 def _listed(value: object) -> object:
-    return [value] if isinstance(value, dict) else value
+    return [cast("object", value)] if isinstance(value, dict) else value
 
 
 class Limits(_Strict):
@@ -186,7 +186,8 @@ def _with_variables(value: object) -> object:
 
 
 def _variable(found: re.Match[str]) -> str:
-    name, default = found.groups()
+    name: str = found[1]
+    default: str | None = found[2]
     value = os.environ.get(name, default)
     if value is None:
         raise AgentsFileError([f"agents.yaml names the variable {name}, which is not set"])

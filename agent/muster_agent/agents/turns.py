@@ -45,7 +45,7 @@ def earlier_calls(messages: Sequence[AnyMessage], call_id: str | None) -> list[t
 
 
 def results(messages: Sequence[AnyMessage]) -> list[ToolMessage | None]:
-    """The results of the tool calls since the user last spoke, in the order of the calls; None where there is none yet."""
+    """The results of the tool calls since the user last spoke, in the calls' order; None where there is none yet."""
     turn = current_turn(messages)
     found: list[ToolMessage | None] = []
     for place, message in enumerate(turn):

@@ -152,9 +152,17 @@ def _is_small(metadata: dict[str, Any]) -> dict[str, Any]:
 
 
 def _are_few(filters: dict[str, Any]) -> dict[str, Any]:
-    if len(filters) > _MOST_FILTERS:
+    # Each key is a condition of a query, those of objects inside too.
+    if _keys_in(filters) > _MOST_FILTERS:
         raise ValueError(f"it has more than {_MOST_FILTERS} keys")
     return filters
+
+
+def _keys_in(value: object) -> int:
+    if not isinstance(value, dict):
+        return 0
+    inside = cast("dict[str, Any]", value)
+    return len(inside) + sum(_keys_in(each) for each in inside.values())
 
 
 Metadata = Annotated[dict[str, Any], AfterValidator(_is_small)]

@@ -34,8 +34,8 @@ def _comparable(filters: dict[str, Any]) -> dict[str, Any]:
 
 
 def _label(text: str) -> str:
-    if not text or "." in text or "*" in text:
-        raise ValueError("a part of a namespace is not empty, and has no dot or asterisk")
+    if not text or not {".", "*", "\0"}.isdisjoint(text):
+        raise ValueError("a part of a namespace is not empty, and has no dot, asterisk or NUL")
     return text
 
 

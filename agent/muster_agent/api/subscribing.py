@@ -34,5 +34,5 @@ async def subscribed(
     async with aclosing(service.thread_events.follow(tenant, thread_id, after)) as heard:
         async for said in heard:
             for event in tape.play(said):
-                if wanted.wants(event.method, event.namespace):
+                if event.seq > (body.since or 0) and wanted.wants(event.method, event.namespace):
                     yield event

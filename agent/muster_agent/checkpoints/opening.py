@@ -34,7 +34,7 @@ class Memory:
 
 @asynccontextmanager
 async def open_memory(url: str) -> AsyncGenerator[Memory]:
-    """Open what belongs to the service's database at `url`: other files beside a SQLite file, else the same database."""
+    """Open what belongs to the service's database at `url`: files beside a SQLite file, else the same database."""
     parsed = make_url(url)
     if parsed.get_backend_name() == "sqlite":
         path = Path(str(parsed.database))

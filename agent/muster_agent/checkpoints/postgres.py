@@ -1,16 +1,16 @@
 """Checkpoints and the store in PostgreSQL, beside the service's own tables.
 
-A process that has slept through the end of its lease does not know it. So every write asks for the thread's fence in its
-own transaction and keeps it from changing until it has committed.
+A process that has slept through the end of its lease does not know it. So every write asks for the thread's fence in
+its own transaction and keeps it from changing until it has committed.
 """
 
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, cast
 
 from langgraph.checkpoint.postgres.aio import AsyncPostgresSaver
 from langgraph.store.postgres.aio import AsyncPostgresStore
-from psycopg import AsyncConnection, AsyncCursor
+from psycopg import AsyncConnection, AsyncCursor, sql
 from psycopg.rows import DictRow, dict_row
 from psycopg_pool import AsyncConnectionPool
 
@@ -32,7 +32,7 @@ class PostgresSaver(Saver, AsyncPostgresSaver):
     """LangGraph's saver for PostgreSQL."""
 
     @asynccontextmanager
-    async def _cursor(self, *, pipeline: bool = False) -> AsyncIterator[AsyncCursor[DictRow]]:
+    async def _cursor(self, *, pipeline: bool = False) -> AsyncGenerator[AsyncCursor[DictRow]]:
         # LangGraph's has one lock for all readers and writers; each has a connection of the pool here. It asks for a
         # pipeline where it writes.
         pool = cast("AsyncConnectionPool[AsyncConnection[DictRow]]", self.conn)
@@ -55,7 +55,7 @@ class PostgresSaver(Saver, AsyncPostgresSaver):
         given = {"thread": thread_id, "run": run_id}
         async with self._cursor(pipeline=True) as cursor:
             await cursor.execute(
-                "DELETE FROM checkpoint_writes WHERE thread_id = %(thread)s AND (checkpoint_ns, checkpoint_id) IN "
+                "DELETE FROM checkpoint_writes WHERE thread_id = %(thread)s AND (checkpoint_ns, checkpoint_id) IN "  # noqa: S608 - constants
                 f"(SELECT checkpoint_ns, checkpoint_id FROM checkpoints WHERE {ours})",
                 given,
             )
@@ -69,16 +69,18 @@ class PostgresSaver(Saver, AsyncPostgresSaver):
     async def copy(self, thread_id: str, to_thread_id: str) -> None:
         """Copy a thread's whole history to a thread that has none."""
         columns = {
-            "checkpoints": "checkpoint_ns, checkpoint_id, parent_checkpoint_id, type, checkpoint, metadata",
-            "checkpoint_blobs": "checkpoint_ns, channel, version, type, blob",
-            "checkpoint_writes": "checkpoint_ns, checkpoint_id, task_id, task_path, idx, channel, type, blob",
+            "checkpoints": "checkpoint_ns checkpoint_id parent_checkpoint_id type checkpoint metadata",
+            "checkpoint_blobs": "checkpoint_ns channel version type blob",
+            "checkpoint_writes": "checkpoint_ns checkpoint_id task_id task_path idx channel type blob",
         }
+        copied = sql.SQL(
+            "INSERT INTO {table} (thread_id, {names}) SELECT %s, {names} FROM {table} WHERE thread_id = %s"
+        )
         async with self._cursor(pipeline=True) as cursor:
             for table, names in columns.items():
-                await cursor.execute(
-                    f"INSERT INTO {table} (thread_id, {names}) SELECT %s, {names} FROM {table} WHERE thread_id = %s",  # noqa: S608 - constants
-                    (to_thread_id, thread_id),
-                )
+                listed = sql.SQL(", ").join(map(sql.Identifier, names.split()))
+                statement = copied.format(table=sql.Identifier(table), names=listed)
+                await cursor.execute(statement, (to_thread_id, thread_id))
 
     async def shorten(self, thread_id: str, keep: int) -> None:
         """Delete all but a thread's newest `keep` checkpoints."""

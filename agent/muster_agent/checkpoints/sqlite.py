@@ -1,8 +1,8 @@
 """Checkpoints and the store in a SQLite file of their own.
 
-LangGraph's saver commits after every write, so it shares a file with nothing else; it also locks itself, so there is one
-in a process. One process has the file (`muster_storage` sees to that), so a hold that this process has not lost is not
-lost: nothing need be asked of the database before a write.
+LangGraph's saver commits after every write, so it shares a file with nothing else; it also locks itself, so there is
+one in a process. One process has the file (`muster_storage` sees to that), so a hold that this process has not lost is
+not lost: nothing need be asked of the database before a write.
 """
 
 import asyncio

@@ -75,11 +75,11 @@ def _outside(result: Result) -> Result:
     match result:
         case Item() | SearchItem():
             return _stripped(result)
-        case list():
-            items: list[Any] = result
-            return [item[1:] if isinstance(item, tuple) else _stripped(item) for item in items]
+        case None:
+            return None
         case _:
-            return result
+            items: list[Any] = list(result)
+            return [item[1:] if isinstance(item, tuple) else _stripped(item) for item in items]
 
 
 def _stripped(item: Any) -> Any:  # noqa: ANN401 - either of two kinds of item, and the same comes back

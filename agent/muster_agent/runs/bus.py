@@ -15,6 +15,9 @@ from muster_observability import logs
 if TYPE_CHECKING:
     from muster_storage import Database
 
+ALL = "all"
+"""The topic that stands for every other one."""
+
 _CHANNEL = "muster_agent"
 _TRY_AGAIN_S = 1.0
 
@@ -30,7 +33,10 @@ def announce(connection: Connection, topics: Iterable[str]) -> None:
 
 
 async def listen(database: "Database", heard: Callable[[str], None]) -> None:
-    """Call `heard` with every topic that is announced, until cancelled; it returns at once where nobody announces."""
+    """Call `heard` with every topic that is announced, until cancelled; it returns at once where nobody announces.
+
+    `all` is heard whenever listening begins: anything may have been announced before.
+    """
     if not database.is_postgres:
         return
     import psycopg  # noqa: PLC0415 - in the extra `postgres`
@@ -40,7 +46,7 @@ async def listen(database: "Database", heard: Callable[[str], None]) -> None:
         try:
             async with await psycopg.AsyncConnection.connect(url, autocommit=True) as connection:
                 await connection.execute(f"LISTEN {_CHANNEL}")
-                heard("runs")  # what was announced while nobody listened
+                heard(ALL)
                 async for notice in connection.notifies():
                     heard(notice.payload)
         except psycopg.Error as error:

@@ -15,20 +15,25 @@ _FIELDS = ("error_type", "code", "param", "retry_after")
 
 def complaint_of(error: BaseException) -> dict[str, str]:
     """`{"error": name, "message": text}`; nothing of the service's own database is told."""
+    match _only(error):
+        case Failure() as failure:
+            return _of_failure(failure)
+        case SQLAlchemyError() | sqlite3.Error() | OSError():
+            return _internal()
+        case other if type(other).__module__.startswith("psycopg"):
+            return _internal()
+        case other:
+            return {"error": type(other).__name__, "message": str(other)[:_LONGEST]}
+
+
+def _only(error: BaseException) -> BaseException:
+    """What a group of one is about."""
     while isinstance(error, BaseExceptionGroup):
         group = cast("BaseExceptionGroup[BaseException]", error)
         if len(group.exceptions) != 1:
-            break
+            return group
         error = group.exceptions[0]
-    match error:
-        case Failure():
-            return _of_failure(error)
-        case SQLAlchemyError() | sqlite3.Error() | OSError():
-            return _internal()
-        case _ if type(error).__module__.startswith("psycopg"):
-            return _internal()
-        case _:
-            return {"error": type(error).__name__, "message": str(error)[:_LONGEST]}
+    return error
 
 
 def complaint_of_timeout(limit_s: float) -> dict[str, str]:

@@ -2,11 +2,11 @@
 
 Every event has a number in its run, from 1 without gaps, and is delivered only once it is stored. So a client that
 comes back with the number of the last event it has seen gets exactly the rest, from this process or another, whatever
-died in between. A run whose client does not want to come back (`stream_resumable` is false), in a database that no other
-process reads, is heard only while it goes: of its events the last one is stored.
+died in between. A run whose client does not want to come back (`stream_resumable` is false), in a database that no
+other process reads, is heard only while it goes: of its events the last one is stored.
 
-Writing is one transaction at a time for all runs: while one is being committed the next ones gather, and for 5 ms before
-it, so that many runs share one.
+Writing is one transaction at a time for all runs: while one is being committed the next ones gather, and for 5 ms
+before it, so that many runs share one.
 """
 
 import asyncio
@@ -189,6 +189,11 @@ class EventLog:
         for follower in self._followers.get(name, ()):
             follower.look()
 
+    def look_everywhere(self) -> None:
+        """Have all followers look into the log: anything may have been written unheard."""
+        for name in list(self._followers):
+            self.look(name)
+
     def is_followed(self, run_id: str) -> bool:
         """Whether anybody listens to a run in this process."""
         return run_id in self._followers
@@ -196,8 +201,8 @@ class EventLog:
     def follow(self, run_id: str, after: int = 0) -> AsyncGenerator[StoredEvent]:
         """Every event of a run behind number `after`, those to come included; ends with the run.
 
-        It listens from this call on, so nothing is missed of a run that is made after it. Whoever does not iterate to the
-        end must close it.
+        It listens from this call on, so nothing is missed of a run that is made after it. Whoever does not iterate to
+        the end must close it.
         """
         follower = _Follower(must_look=True)
         self._followers.setdefault(run_id, set()).add(follower)
@@ -214,28 +219,30 @@ class EventLog:
             self._forget(thread_id, follower)
 
     async def _heard(self, run_id: str, follower: _Follower, seq: int) -> AsyncGenerator[StoredEvent]:
-        while True:
-            if follower.must_look:
-                follower.must_look = False
-                events, is_over = await self._database.run(read_events, run_id, seq)
-                follower.must_look |= len(events) == _PAGE
-                for event in events:
-                    yield event
-                    seq = event.seq
-                    if event.is_last:
-                        return
-                if is_over and len(events) < _PAGE:
-                    return
-            while follower.events:
-                event = follower.events.popleft()
+        """What the follower has not heard yet, in order, until the run's last event."""
+        is_over = False
+        while not is_over:
+            events, is_over = await self._next(run_id, follower, seq)
+            for event in events:
                 if event.seq > seq:
-                    yield event
                     seq = event.seq
-                    if event.is_last:
-                        return
-            if not follower.must_look:
-                await follower.arrived.wait()
-                follower.arrived.clear()
+                    yield event
+                    is_over |= event.is_last
+
+    async def _next(self, run_id: str, follower: _Follower, seq: int) -> tuple[Sequence[StoredEvent], bool]:
+        """The next events, from the log or as they were told, and whether there will be none after them."""
+        if not follower.must_look and not follower.events:
+            await follower.arrived.wait()
+            follower.arrived.clear()
+        if follower.must_look:
+            follower.must_look = False
+            events, has_ended = await self._database.run(read_events, run_id, seq)
+            is_whole = len(events) < _PAGE
+            follower.must_look |= not is_whole
+            return events, has_ended and is_whole
+        told = list(follower.events)
+        follower.events.clear()
+        return told, False
 
     def _forget(self, run_id: str, follower: _Follower) -> None:
         followers = self._followers.get(run_id, set())
@@ -259,7 +266,7 @@ class _Following(AsyncGenerator[StoredEvent]):
             self._closed()
             raise
 
-    async def athrow(self, *error: Any) -> StoredEvent:
+    async def athrow(self, *error: Any) -> StoredEvent:  # noqa: ANN401 - as the base class has it
         """Raise in the generator."""
         self._closed()
         return await self._inner.athrow(*error)

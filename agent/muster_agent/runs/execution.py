@@ -142,10 +142,10 @@ class Execution:
 
     async def _outcome(self) -> Outcome:
         """Run the graph. Only `LeaseLostError` and, where nobody asked to cancel, `CancelledError` leave it."""
+        limit = asyncio.timeout(max(0.0, self.claimed.left_s))
         try:
-            async with asyncio.timeout(max(0.0, self.claimed.left_s)) as limit:
-                if self._must_stop:
-                    raise asyncio.CancelledError
+            async with limit:
+                self._stop_if_told()
                 return await self._run_graph()
         except TimeoutError as error:
             if not limit.expired():
@@ -161,6 +161,10 @@ class Execution:
             return await self._cancelled()
         except Exception as error:  # noqa: BLE001 - a graph may raise anything; the run fails with it
             return await self._failed(error)
+
+    def _stop_if_told(self) -> None:
+        if self._must_stop:
+            raise asyncio.CancelledError
 
     async def _run_graph(self) -> Outcome:
         services, run = self._services, self._run
@@ -210,11 +214,10 @@ class Execution:
 
     async def _where_to_start(self, graph: "Graph", config: RunnableConfig) -> Any:  # noqa: ANN401 - a graph's input
         """What the graph is started with: the run's input, or nothing where an earlier attempt has come further."""
-        if self._run["attempt"] > 1 and await self._has_begun(config):
+        if self._run["attempt"] > 1 and await self._has_begun():
             configurable: dict[str, Any] = config.get("configurable", {})
-            configurable.pop(
-                "checkpoint_id", None
-            )  # where the first attempt began, not where this one goes on
+            # It names where the first attempt began, not where this one goes on.
+            configurable.pop("checkpoint_id", None)
             return None
         command = self._kwargs.get("command")
         if command is None:
@@ -223,7 +226,7 @@ class Execution:
             return _NOTHING
         return _command(command)
 
-    async def _has_begun(self, config: RunnableConfig) -> bool:
+    async def _has_begun(self) -> bool:
         """Whether an earlier attempt has stored a checkpoint; an attempt that comes no further is not made for ever."""
         thread = RunnableConfig(configurable={"thread_id": self.claimed.lease.thread_id, "checkpoint_ns": ""})
         newest = await self._services.memory.saver.aget_tuple(thread)
@@ -253,11 +256,12 @@ class Execution:
     async def _streaming(
         self,
         graph: "Graph",
-        start: Any,
+        start: Any,  # noqa: ANN401 - a graph's input
         config: RunnableConfig,
         modes: list[str],
     ) -> AsyncGenerator[AsyncGenerator[tuple[tuple[str, ...], str, Any]]]:
-        parts = graph.astream(start, config, stream_mode=modes, subgraphs=True, **self._wishes())
+        anything = cast("Any", graph)  # its stream has another type for each mode
+        parts = anything.astream(start, config, stream_mode=modes, subgraphs=True, **self._wishes())
         async with aclosing(parts) as stream:
             yield self._of_wanted_graphs(stream)
 
@@ -381,11 +385,19 @@ class Execution:
 
 def _command(asked: Mapping[str, Any]) -> "Command[Any]":
     """A client's command; JSON has neither `Send` nor tuples."""
-    goto, update = asked.get("goto") or (), asked.get("update")
-    jumps = [goto] if isinstance(goto, str | dict) else goto
-    to = [Send(each["node"], each.get("input")) if isinstance(each, dict) else each for each in jumps]
-    pairs = [tuple(pair) for pair in update] if isinstance(update, list) else update
+    goto: Any = asked.get("goto") or ()
+    update: Any = asked.get("update")
+    jumps: list[Any] = [goto] if isinstance(goto, str | dict) else list(goto)
+    to: list[Any] = [_jump(each) for each in jumps]
+    pairs: Any = [tuple(pair) for pair in cast("list[Any]", update)] if isinstance(update, list) else update
     return Command(resume=asked.get("resume"), goto=to, update=pairs)
+
+
+def _jump(to: Any) -> Any:  # noqa: ANN401 - a node's name, or what it is sent
+    if not isinstance(to, dict):
+        return to
+    sent = cast("dict[str, Any]", to)
+    return Send(sent["node"], sent.get("input"))
 
 
 class RunStuckError(Exception):

@@ -173,6 +173,9 @@ class Executor:
     def _heard(self, topic: str) -> None:
         kind, _, run_id = topic.partition(":")
         match kind:
+            case bus.ALL:
+                self._services.log.look_everywhere()
+                self.wake()
             case "events":
                 self._services.log.look(run_id)
             case "cancel" if run_id in self._executions:

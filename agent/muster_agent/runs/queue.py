@@ -28,6 +28,7 @@ from sqlalchemy import (
     update,
 )
 
+from muster_agent.runs import bus
 from muster_agent.runs.records import (
     UNFINISHED,
     Cancel,
@@ -101,8 +102,9 @@ def submit(connection: Connection, run: NewRun, if_missing: NewThread | None = N
 
 
 def _by_key(connection: Connection, run: NewRun) -> Row | None:
-    """The run that was made with the same key. One that failed or was cancelled gives the key back: a second try is
-    what the client wants then.
+    """The run that was made with the same key.
+
+    One that failed or was cancelled gives the key back: a second try is what the client wants then.
     """
     if run.idempotency_key is None:
         return None
@@ -400,6 +402,7 @@ def finish(connection: Connection, lease: Lease, outcome: Outcome, seq: int, *, 
     )
     if not connection.execute(released).rowcount:
         raise LeaseLostError(lease.run_id)
+    bus.announce(connection, [f"events:{lease.run_id}"])  # whoever listens in another process hears the end
     if forget:
         connection.execute(delete(RUNS).where(RUNS.c.run_id == lease.run_id))
         return

@@ -81,6 +81,8 @@ RUNS = Table(
     Column("sealed_key", LargeBinary),  # the caller's key, encrypted, until the run has ended
     Column("request_id", Text, nullable=False),
     Column("error", Json),
+    # A number is not given again when its run is deleted: clients come back with numbers of events.
+    sqlite_autoincrement=True,
 )
 Index("agent_runs_of_thread", RUNS.c.thread_id, RUNS.c.seq)
 Index("agent_runs_by_status", RUNS.c.status, RUNS.c.seq)

@@ -40,8 +40,7 @@ class Said:
 
     Attributes:
         place: Where it is.
-        run: What is known of its run: before its end what was known when it was found, at its end everything. None
-            where the run has been taken back or deleted.
+        run: What was known of its run when it began, or has ended. None where it has been taken back or deleted.
         run_id: The run.
         event: What was said; None where the run is gone without an end.
     """
@@ -136,8 +135,9 @@ class ThreadEvents:
         async with aclosing(self._log.follow(run_id, seq)) as events:
             async for event in events:
                 seq = event.seq
-                known = await self._database.run(_one, run_id) if event.is_last else run
-                yield Said(Place(number, seq), known, run_id, event)
+                if event.is_last or event.event == "metadata":  # it says when the run began or ended
+                    run = await self._database.run(_one, run_id) or run
+                yield Said(Place(number, seq), run, run_id, event)
                 if event.is_last:
                     return
         if await self._database.run(_one, run_id) is None:

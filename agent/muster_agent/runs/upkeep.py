@@ -2,7 +2,7 @@
 
 import asyncio
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
@@ -146,9 +146,9 @@ def _denial(thread: Mapping[Any, Any], asking: Mapping[Any, Any]) -> NewRun:
 
 
 def _no_to(question: Any) -> list[dict[str, str]]:  # noqa: ANN401 - what a graph asked
-    requests: Sequence[Any] = (
-        question.get("action_requests", [None]) if isinstance(question, dict) else [None]
-    )
+    requests: list[Any] = [None]
+    if isinstance(question, dict):
+        requests = cast("dict[str, Any]", question).get("action_requests", requests)
     message = "Nobody approved this call in time, so it was not carried out."
     return [{"type": "reject", "message": message} for _ in requests]
 

@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 # Events of one run that have numbers of their own; with JavaScript's integers of 53 bits that leaves 2**31 runs.
 _EVENTS_OF_A_RUN = 2**22
 
+# The beginning and the end.
+_FIRST_EVENTS = 2
+
 _WORDS = {RunStatus.SUCCESS: "completed", RunStatus.INTERRUPTED: "interrupted"}
 _CANCELLED = "The run was cancelled."
 
@@ -67,6 +70,7 @@ class Tape:
     """Makes events for one listener of a thread; each run is given to it from its beginning or from where he left."""
 
     _questions: list[ThreadEvent] = field(default_factory=list[ThreadEvent])
+    _is_second: bool = False
 
     def play(self, said: "Said") -> Generator[ThreadEvent]:
         """The events for what was said."""
@@ -83,14 +87,11 @@ class Tape:
                 self._questions.clear()
                 if orjson.loads(event.data).get("attempt") == 1:
                     yield _lifecycle(said, "running", {})
-            case event if event.event == "values" and b'"__interrupt__"' not in event.data:
-                # A run that was asked for in the first protocol: its state is the thread's all the same.
-                params = b'{"namespace":[],"timestamp":%d,"data":%b}' % (_now_ms(), event.data)
-                yield ThreadEvent(_number(said), f"{said.run_id}:{event.seq}", "values", [], params)
             case _:
                 return
 
     def _plain(self, said: "Said", event: "StoredEvent") -> Generator[ThreadEvent]:
+        self._is_second = True
         method, namespace = v2.read_name(event.event)
         seq = _number(said)
         plain = ThreadEvent(seq, f"{said.run_id}:{event.seq}", method, namespace, event.data)
@@ -100,7 +101,10 @@ class Tape:
             yield plain
 
     def _end(self, said: "Said", event: "StoredEvent") -> Generator[ThreadEvent]:
-        """What waits for an answer, and then how the run ended."""
+        """What waits for an answer, and then how the run ended.
+
+        A run that was asked for in the first protocol has said nothing in the second: its state is told here.
+        """
         told = orjson.loads(event.data)
         result = cast("dict[str, Any]", told.get("result") or {})
         waiting = {each["id"] for each in result.get("__interrupt__") or ()}
@@ -108,6 +112,9 @@ class Tape:
             if orjson.loads(question.params)["data"]["interrupt_id"] in waiting:
                 yield question
         self._questions.clear()
+        if result and not self._is_second and "__error__" not in result and event.seq > _FIRST_EVENTS:
+            yield _last_values(said, event.seq - 1, result)
+        self._is_second = False
         yield _lifecycle(said, *_how_it_ended(said, RunStatus(told["status"]), has_result=bool(result)))
 
 
@@ -124,6 +131,13 @@ def _how_it_ended(said: "Said", status: RunStatus, *, has_result: bool) -> tuple
         return _WORDS[status], {}
     error = cast("dict[str, Any]", run.get("error") or {})
     return "failed", {"error": str(error.get("message", "The run failed."))}
+
+
+def _last_values(said: "Said", seq: int, result: dict[str, Any]) -> ThreadEvent:
+    """A run's state at its end, numbered as the event before it, which was not told."""
+    state = {name: value for name, value in result.items() if name != "__interrupt__"}
+    params: dict[str, Any] = {"namespace": [], "timestamp": _now_ms(), "data": state}
+    return ThreadEvent(_number(said) - 1, f"{said.run_id}:{seq}", "values", [], orjson.dumps(params))
 
 
 def _lifecycle(said: "Said", word: str, more: dict[str, Any]) -> ThreadEvent:

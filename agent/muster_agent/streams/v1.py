@@ -1,7 +1,7 @@
 """LangGraph's first streaming protocol: events of one run, named by their stream mode.
 
-The shapes are those of a recorded LangGraph server. `messages-tuple` is what graphs themselves call `messages`; the mode
-that clients call `messages` has each message as it has grown so far.
+The shapes are those of a recorded LangGraph server. `messages-tuple` is what graphs themselves call `messages`; the
+mode that clients call `messages` has each message as it has grown so far.
 """
 
 from collections.abc import Generator, Iterable, Mapping, Sequence
@@ -77,7 +77,7 @@ class Encoder:
             yield "messages/complete", to_json([message])
             return
         known = self._grown.get(name)
-        grown = message if known is None else cast("BaseMessageChunk", known + message)
+        grown = message if known is None else known + message
         self._grown[name] = grown
         yield "messages/partial", to_json([message_chunk_to_message(grown)])
         if isinstance(message, AIMessageChunk) and message.chunk_position == "last":

@@ -61,7 +61,11 @@ async def test_yes_in_a_chat_is_no_approval(ask: Ask, done: Path, *, carries: bo
 
     assert answer.json()["choices"][0]["message"]["content"] == "Not sent."
     seen = [message for message in agent.model.calls[1].messages if message[0] != "system"]
-    assert [seen[0], seen[1], seen[3]] == [("user", "Write."), ("assistant", "I shall write."), ("user", "yes")]
+    assert [seen[0], seen[1], seen[3]] == [
+        ("user", "Write."),
+        ("assistant", "I shall write."),
+        ("user", "yes"),
+    ]
     assert (seen[2][0], "not carried out" in seen[2][1], len(seen)) == ("tool", True, 4)
     assert not effects(done)
 

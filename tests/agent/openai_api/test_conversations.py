@@ -56,7 +56,7 @@ async def test_the_items_of_a_conversation(sdk: Sdk) -> None:
         await client.responses.create(model=MODEL, input="23*7?", conversation=made.id)
         newest = await client.conversations.items.list(made.id)
         first = await client.conversations.items.list(made.id, order="asc", limit=2)
-        rest = await client.conversations.items.list(made.id, order="asc", after=first.last_id)
+        rest = await client.conversations.items.list(made.id, order="asc", after=str(first.last_id))
 
     assert [item.type for item in newest.data] == ["message", "reasoning", "message"]
     assert (first.has_more, rest.has_more) == (True, False)
@@ -78,7 +78,8 @@ async def test_others_conversations_do_not_exist(http: httpx.AsyncClient) -> Non
             ("GET", "/items", None),
         ]:
             told = [
-                await http.request(method, f"{url}/{which}{path}", json=body, headers=b) for which in (name, never)
+                await http.request(method, f"{url}/{which}{path}", json=body, headers=b)
+                for which in (name, never)
             ]
             assert [answer.status_code for answer in told] == [404, 404]
             assert told[0].text == told[1].text.replace(never, name)

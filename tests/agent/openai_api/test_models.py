@@ -11,7 +11,9 @@ async def test_each_assistant_is_a_model(http: httpx.AsyncClient) -> None:
     """They are listed by their names for OpenAI's clients, without asking the proxy for its models."""
     async with scripted_agent(agents=AGENTS) as agent:
         listed = (await http.get(f"{agent.url}/v1/models")).json()
-        alone = [await http.get(f"{agent.url}/v1/models/{name}") for name in ("org/one", "one", "two", "three")]
+        alone = [
+            await http.get(f"{agent.url}/v1/models/{name}") for name in ("org/one", "one", "two", "three")
+        ]
 
     assert (listed["object"], [model["id"] for model in listed["data"]]) == ("list", ["org/one", "two"])
     assert [answer.status_code for answer in alone] == [200, 200, 200, 404]

@@ -13,13 +13,17 @@ from muster_agent.testing import Fail, Hold, Refuse, Say, scripted_agent
 Ask = Callable[..., Coroutine[Any, Any, httpx.Response]]
 
 PROMPT = "### Task:\nGenerate a title."
-BUSY = Refuse(429, {"message": "too many", "type": "rate_limit_error", "code": "queue_full"}, {"retry-after": "7"})
+BUSY = Refuse(
+    429, {"message": "too many", "type": "rate_limit_error", "code": "queue_full"}, {"retry-after": "7"}
+)
 
 
 async def test_a_task_goes_straight_to_the_model(ask: Ask, http: httpx.AsyncClient) -> None:
     """By header or by prompt it is one call without tools, of low priority, and makes no thread and no run."""
     async with scripted_agent(Say("A title"), Say("A title")) as agent:
-        by_header = await ask(agent, "Name this.", thread="t", headers={"x-openwebui-task": "title_generation"})
+        by_header = await ask(
+            agent, "Name this.", thread="t", headers={"x-openwebui-task": "title_generation"}
+        )
         by_prompt = await ask(agent, ("system", "Be brief."), PROMPT, thread="t", max_tokens=9)
         threads = (await http.post(f"{agent.url}/threads/search", json={})).json()
 

@@ -45,7 +45,7 @@ Start = Callable[..., Any]
 
 @pytest.fixture
 def start(database_url: str) -> Start:
-    """Run the service on this database: `async with start(replies...) as (agent, client)`."""
+    """How the service is started on this database, with a client: `async with start(*replies) as (agent, client)`."""
 
     @asynccontextmanager
     async def run(
@@ -57,8 +57,10 @@ def start(database_url: str) -> Start:
         **settings: object,
     ) -> AsyncGenerator[Service]:
         given: dict[str, Any] = {"database_url": database_url, "secret": SECRET, **settings}
-        async with scripted_agent(*script, improvise=improvise, agents=agents, keys=keys, **given) as agent:
-            async with get_client(url=agent.url, api_key=key, timeout=30) as client:
-                yield agent, client
+        async with (
+            scripted_agent(*script, improvise=improvise, agents=agents, keys=keys, **given) as agent,
+            get_client(url=agent.url, api_key=key, timeout=30) as client,
+        ):
+            yield agent, client
 
     return run

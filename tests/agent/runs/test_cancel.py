@@ -5,7 +5,7 @@ import asyncio
 import pytest
 from langgraph_sdk.errors import NotFoundError
 
-from muster_agent.testing import CallTools, Hold, Say
+from muster_agent.testing import CallTools, Hold, ModelCall, Reply, Say
 from tests.agent.runs.conftest import Start
 from tests.agent.runs.test_runs import CALCULATE, asks, said
 
@@ -93,9 +93,14 @@ async def test_a_finished_run_cannot_be_cancelled(start: Start) -> None:
         assert (await client.runs.get(thread, run["run_id"]))["status"] == "success"
 
 
+def never(_call: ModelCall) -> Reply:
+    """The model does not answer."""
+    return Hold(Say("never"))
+
+
 async def test_many_runs_are_cancelled_at_once(start: Start) -> None:
     """All of a tenant's runs end."""
-    async with start(improvise=lambda _call: Hold(Say("never"))) as (agent, client):
+    async with start(improvise=never) as (agent, client):
         threads = [(await client.threads.create())["thread_id"] for _ in range(3)]
         runs = [await client.runs.create(thread, "agent", input=asks("hi")) for thread in threads]
         for _ in threads:

@@ -68,7 +68,7 @@ async def _round(client: LangGraphClient, strategy: str) -> None:
     await client.runs.wait(thread_id, "agent", input=asks("before"))
     runs = await both(client, thread_id, strategy)
     ends = [await finished(client, thread_id, run) for run in runs]
-    state = await client.threads.get_state(thread_id)
+    state: Any = await client.threads.get_state(thread_id)
     said = [message["content"] for message in state["values"]["messages"][2:]]
     _check(strategy, dict(zip(("left", "right"), ends, strict=True)), said)
     assert max(parents(await client.threads.get_history(thread_id, limit=100)).values()) == 1

@@ -17,7 +17,7 @@ def asks(text: str) -> dict[str, Any]:
 
 async def said(client: LangGraphClient, thread_id: str) -> list[tuple[str, str]]:
     """Who said what on a thread."""
-    state = await client.threads.get_state(thread_id)
+    state: Any = await client.threads.get_state(thread_id)
     return [(message["type"], message["content"]) for message in state["values"]["messages"]]
 
 

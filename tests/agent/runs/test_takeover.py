@@ -115,7 +115,7 @@ async def test_a_killed_process_resumes_its_run(database_url: str, tmp_path: Pat
         async with replica(proxy, database_url, tmp_path) as (_second, client):
             await client.runs.join(thread, run["run_id"])
             assert (await client.runs.get(thread, run["run_id"]))["status"] == "success"
-            state = await client.threads.get_state(thread)
+            state: Any = await client.threads.get_state(thread)
             assert [m["type"] for m in state["values"]["messages"]] == [
                 "human",
                 "ai",
@@ -170,7 +170,7 @@ async def test_a_stale_process_writes_nothing(postgres_database: str, tmp_path: 
             held.release.set()  # the answer that the first one waited for
             first.process.send_signal(signal.SIGCONT)
             await client.threads.get(thread)  # it is awake again
-            later = await client.runs.wait(thread, "agent", input=asks("and now?"))
+            later: Any = await client.runs.wait(thread, "agent", input=asks("and now?"))
             assert [m["content"] for m in later["messages"][: len(values["messages"])]] == [
                 m["content"] for m in values["messages"]
             ]

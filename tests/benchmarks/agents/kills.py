@@ -208,7 +208,7 @@ class Found:
 
 
 def wreaked(
-    asked_database: str, sizes: Sizes, said: Callable[[str], None], replicas: int | None = None
+    asked_database: str, sizes: Sizes, said: Callable[[str], None], logs: Path | None = None
 ) -> Found:
     """Start everything, run and kill, and judge.
 
@@ -229,7 +229,8 @@ def wreaked(
     ):
         agents, ledger = place / "agents.yaml", place / "ledger"
         agents.write_text(yaml.safe_dump(AGENTS), "utf-8")
-        first = Service(model, url, {LEDGER: str(ledger)}, ("--agents", str(agents)))
+        variables = {LEDGER: str(ledger), "MUSTER_LOG_LEVEL": "info", "MUSTER_LOG_FORMAT": "json"}
+        first = Service(model, url, variables, ("--agents", str(agents)))
         count = 1 if url.startswith("sqlite") else 2
         services = [
             first,
@@ -316,7 +317,9 @@ def _options() -> argparse.Namespace:
     options.add_argument("--kills", type=int, default=20, help="of processes (20)")
     options.add_argument("--seed", type=int, default=1, help="of everything random (1)")
     options.add_argument("--limit-s", type=float, default=900.0, help="after which it is given up (900)")
-    options.add_argument("--logs", type=Path, metavar="FOLDER", help="keep what the processes write, in an empty one")
+    options.add_argument(
+        "--logs", type=Path, metavar="FOLDER", help="keep what the processes write, in an empty one"
+    )
     options.add_argument("--json", type=Path, metavar="FILE", help="write everything that was found")
     return options.parse_args()
 

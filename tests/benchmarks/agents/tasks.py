@@ -151,7 +151,7 @@ def _agents(folder: Path) -> Path:
 
 async def _solve(client: LangGraphClient, task: Task) -> Result:
     began_s = time.monotonic()
-    asked = {"messages": [{"role": "user", "content": task.question}]}
+    asked: Any = {"messages": [{"role": "user", "content": task.question}]}
     values: Any = await client.runs.wait(None, "agent", input=asked, raise_error=False)
     messages: list[dict[str, Any]] = values.get("messages", [])
     answer = str(messages[-1]["content"]) if messages else str(values)

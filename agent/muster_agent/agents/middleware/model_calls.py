@@ -9,7 +9,7 @@ from typing import Any, cast
 import openai
 from langchain.agents import AgentState
 from langchain.agents.middleware import AgentMiddleware, ModelRequest, ModelResponse
-from langchain_core.messages import AIMessage, AnyMessage, SystemMessage, ToolCall
+from langchain_core.messages import AIMessage, SystemMessage, ToolCall
 
 from muster_agent import failures, identity
 from muster_agent.agents.context import AgentContext, context_of
@@ -45,7 +45,7 @@ class CallRules:
 
 
 class ModelCalls(AgentMiddleware[AgentState[Any], AgentContext, Any]):
-    """Gives a model call its instructions, settings and identity, checks its answer, and ends a run that goes on and on.
+    """Gives a model call its instructions, settings and identity, checks its answer, and ends runs that go on and on.
 
     Args:
         rules: How.
@@ -65,7 +65,7 @@ class ModelCalls(AgentMiddleware[AgentState[Any], AgentContext, Any]):
         Raises:
             Failure: The call failed, or its answer broke off.
         """
-        made = model_calls(cast("list[AnyMessage]", request.messages))
+        made = model_calls(request.messages)
         if made >= self._rules.most_calls:
             return ModelResponse(result=[_given_up(made)])
         identity.begin_step(made + 1)
@@ -83,7 +83,7 @@ class ModelCalls(AgentMiddleware[AgentState[Any], AgentContext, Any]):
     async def _prepared(self, request: ModelRequest[AgentContext]) -> ModelRequest[AgentContext]:
         context, rules = context_of(request.runtime), self._rules
         instructions = "\n\n".join(text for text in (rules.prompt, context.get("instructions", "")) if text)
-        messages = cast("list[AnyMessage]", request.messages)
+        messages = request.messages
         # Small models call tools for ever. With the last call it may make, the model answers.
         is_last = model_calls(messages) + 1 >= rules.most_calls or has_had_enough(messages)
         settings = {
@@ -122,8 +122,8 @@ async def _admitted(
     """Call the model; a call that the proxy turns away is made again when the proxy says so, until the run's deadline.
 
     This is the one place where the agent tries again, and the one thing it tries again: 429 and 503 with `retry-after`
-    mean that nothing was done. What fails in an engine is the proxy's to try again. A run whose client waits for the first
-    call is not kept waiting here: the client is told, and tries again itself.
+    mean that nothing was done. What fails in an engine is the proxy's to try again. A run whose client waits for the
+    first call is not kept waiting here: the client is told, and tries again itself.
     """
     while True:
         try:
@@ -168,7 +168,7 @@ def checked(message: AIMessage) -> AIMessage:
             ToolCall(name=call["name"] or "", args={}, id=call["id"], type="tool_call")
             for call in message.invalid_tool_calls
         ]
-    update = {
+    update: dict[str, Any] = {
         "content": encodable(message.content),
         "tool_calls": encodable(calls),
         "invalid_tool_calls": [],

@@ -1,18 +1,20 @@
 """Long conversations: the older part is replaced by a summary before it fills the model's context."""
 
 from collections.abc import Awaitable, Callable
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import openai
 from langchain.agents import AgentState
 from langchain.agents.middleware import AgentMiddleware, ModelRequest, ModelResponse, SummarizationMiddleware
 from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import AnyMessage, HumanMessage, RemoveMessage, SystemMessage, get_buffer_string
-from langchain_core.runnables import RunnableConfig
 from langgraph.constants import TAG_NOSTREAM
 
 from muster_agent import failures, identity
 from muster_agent.models import ModelName
+
+if TYPE_CHECKING:
+    from langchain_core.runnables import RunnableConfig
 
 _ASSUMED_CONTEXT_TOKENS = 4096
 
@@ -20,17 +22,17 @@ _ASSUMED_CONTEXT_TOKENS = 4096
 _CHARACTERS_A_TOKEN = 4
 
 _TASK = (
-    "Below is the older part of a conversation between a user and an assistant with tools. Write down, briefly and in the "
-    "user's language, what the assistant must know to go on with it: what the user wants and has said of themselves, "
-    "what was found out and decided, what is still open. Facts, names and numbers exactly. Nothing else."
+    "Below is the older part of a conversation between a user and an assistant with tools. Write down, briefly and in "
+    "the user's language, what the assistant must know to go on with it: what the user wants and has said of "
+    "themselves, what was found out and decided, what is still open. Facts, names and numbers exactly. Nothing else."
 )
 
 
 class LongConversations(AgentMiddleware[AgentState[Any], Any, Any]):
     """LangChain's summaries, with a limit that follows from the model's context.
 
-    They are made as part of the model call rather than by a node of their own, which would be one more step of the graph
-    before every call.
+    They are made as part of the model call rather than by a node of their own, which would be one more step of the
+    graph before every call.
 
     Args:
         model: Writes the summaries.

@@ -1,4 +1,6 @@
 """Threads, runs, their events, tool calls, responses, and idempotency keys."""
+# SQLAlchemy leaves the type of a column of any JSON open.
+# pyright: reportUnknownArgumentType=false
 
 import sqlalchemy as sa
 from alembic import op
@@ -82,6 +84,7 @@ def upgrade() -> None:
         sa.ForeignKeyConstraint(["thread_id"], ["agent_threads.thread_id"], ondelete="CASCADE"),
         sa.PrimaryKeyConstraint("seq"),
         sa.UniqueConstraint("run_id"),
+        sqlite_autoincrement=True,
     )
     op.create_index("agent_runs_by_status", "agent_runs", ["status", "seq"], unique=False)
     op.create_index("agent_runs_of_thread", "agent_runs", ["thread_id", "seq"], unique=False)
