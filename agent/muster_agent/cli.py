@@ -78,7 +78,10 @@ def _serve(options: dict[str, str | int]) -> int:
         return server.ExitCode.CONFIG
     opening = Opening()
     app, manner = create_app(settings, agents, opening), server.Manner(websockets=True)
-    code = server.serve(app, listener, part="agent", drain_s=settings.drain_s, manner=manner)
+    try:
+        code = server.serve(app, listener, part="agent", drain_s=settings.drain_s, manner=manner)
+    except SystemExit:  # so uvicorn ends where the application does not start
+        code = server.ExitCode.FAILED
     if opening.problem is not None:
         _complain(opening.problem)
         return server.ExitCode.CONFIG

@@ -7,6 +7,7 @@ import httpx2
 import openai
 from langchain_core.language_models import BaseChatModel
 from langchain_openai import ChatOpenAI
+from pydantic import SecretStr
 
 from muster_agent.identity import add_identity
 from muster_agent.settings import AgentSettings
@@ -67,7 +68,7 @@ def connect(settings: AgentSettings) -> ProxyClients:
     model = ProxyModel(
         model=settings.model or "unnamed",  # each call carries the name that ModelName has found
         base_url=f"{settings.proxy}/v1",
-        api_key=settings.api_key,
+        api_key=settings.api_key or SecretStr("none"),  # the SDK will not do without; each call carries its caller's
         http_async_client=http,
         timeout=timeout,
         max_retries=0,  # what is tried again is decided in one place: see agents/middleware/model_calls.py

@@ -4,7 +4,6 @@ A server notices on its own only when it writes. A run is silent for long, so it
 connection instead: the moment the client is gone, the work is cancelled, and with it the model call.
 """
 
-import asyncio
 from collections.abc import Awaitable, Callable
 
 import anyio
@@ -36,24 +35,3 @@ async def _cancel_on_disconnect(receive: Receive, scope: anyio.CancelScope) -> N
     while (await receive())["type"] != "http.disconnect":
         pass
     scope.cancel()
-
-
-async def cancelled_once(work: Callable[[], Awaitable[None]]) -> None:
-    """Do `work` so that a cancellation reaches it once and it has time to tidy up.
-
-    anyio cancels a scope again and again until it is left. LangGraph ends its own tasks by awaiting them when
-    it is cancelled; cancelled a second time in the middle of that, it leaves them, and a model call goes on
-    with nobody to read it. asyncio's TaskGroup cancels its task once and waits for it.
-    """
-    errors: list[Exception] = []
-
-    async def guarded() -> None:
-        try:
-            await work()
-        except Exception as error:  # noqa: BLE001 - raised again below, outside of the group's ExceptionGroup
-            errors.append(error)
-
-    async with asyncio.TaskGroup() as group:
-        group.create_task(guarded())
-    if errors:
-        raise errors[0]

@@ -110,7 +110,7 @@ async def open_service(
         service = Service(
             settings=settings,
             assistants=assistants,
-            callers=Callers(settings.proxy, clients.plain),
+            callers=Callers(settings.proxy, clients.plain, _own_key(settings)),
             clients=clients,
             database=database,
             memory=memory,
@@ -126,6 +126,10 @@ async def open_service(
         upkeep = Upkeep(database, memory, executor, _retention(settings))
         await opened.enter_async_context(_working(executor, upkeep))
         yield service
+
+
+def _own_key(settings: AgentSettings) -> str | None:
+    return None if settings.api_key is None else settings.api_key.get_secret_value()
 
 
 def _seals(settings: AgentSettings) -> Seals:

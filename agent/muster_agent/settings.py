@@ -67,8 +67,10 @@ class AgentSettings(BaseSettings):
         min_length=1,
         description="The model to think with; unset, the first that the proxy lists when first asked.",
     )
-    api_key: SecretStr = Field(
-        default=SecretStr("muster"), min_length=1, description="Bearer key for the proxy."
+    api_key: SecretStr | None = Field(
+        default=None,
+        min_length=1,
+        description="The service's own key for the proxy. Whoever sends no key acts with it; unset, without one.",
     )
     system_prompt: str = Field(
         default=_SYSTEM_PROMPT,

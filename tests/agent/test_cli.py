@@ -52,7 +52,7 @@ def test_it_serves_until_it_is_told_to_stop(tmp_path: Path) -> None:
     ],
 )
 def test_wrong_agents_end_the_command(tmp_path: Path, agents: str, complaint: str) -> None:
-    """What is wrong with the file, or cannot be opened when the service starts, is told, without a trace."""
+    """What is wrong with the file, or cannot be opened when the service starts, is the last thing told."""
     file = tmp_path / "agents.yaml"
     file.write_text(agents, encoding="utf-8")
     options = ("--port", "0", "--agents", str(file), "--database", f"sqlite:///{tmp_path}/agent.db")
@@ -62,5 +62,4 @@ def test_wrong_agents_end_the_command(tmp_path: Path, agents: str, complaint: st
         code = process.wait(30)
 
     assert code == 78
-    assert complaint in told
-    assert "Traceback" not in told
+    assert complaint in told.splitlines()[-1]

@@ -134,7 +134,7 @@ class Sender:
             multitask=body.multitask_strategy,
             may_make_thread=True,
         )
-        await check_checkpoint(self.service, self.thread_id, body.started_at)
+        await check_checkpoint(self.service, order, body.started_at)
         run = await self.service.runs.submit(order)
         return str(run["run_id"])
 

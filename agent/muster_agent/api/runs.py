@@ -29,7 +29,7 @@ from muster_agent.api.shapes import run_as_json
 from muster_agent.callers import Caller
 from muster_agent.runs.events import StoredEvent
 from muster_agent.runs.front import NoRunError, Order, Row, of_ids, of_status
-from muster_agent.runs.records import UNFINISHED, Cancel, RunStatus
+from muster_agent.runs.records import UNFINISHED, Cancel, RunStatus, ThreadNotFoundError
 from muster_agent.service import Service
 from muster_observability.request_ids import request_id_of
 
@@ -133,7 +133,7 @@ async def _order(request: Request, caller: Caller, body: RunBody) -> Order:
         delay_s=body.after_seconds,
         idempotency_key=key,
     )
-    await check_checkpoint(service, thread_id, body.started_at)
+    await check_checkpoint(service, order, body.started_at)
     return order
 
 
@@ -154,18 +154,21 @@ def assistant_of(service: Service, name: str) -> Assistant:
         ) from None
 
 
-async def check_checkpoint(
-    service: Service, thread_id: str | None, checkpoint: dict[str, Any] | None
-) -> None:
-    """See that a checkpoint exists: a run from one that does not would begin with an empty state.
+async def check_checkpoint(service: Service, order: Order, checkpoint: dict[str, Any] | None) -> None:
+    """See that a checkpoint exists on the caller's own thread: a run from none would begin with an empty state.
 
     Raises:
         ApiError: 404, it does not.
     """
     if checkpoint is None:
         return
-    where = RunnableConfig(configurable={"checkpoint_ns": "", **checkpoint, "thread_id": thread_id})
-    if thread_id is None or await service.memory.saver.aget_tuple(where) is None:
+    where = RunnableConfig(configurable={"checkpoint_ns": "", **checkpoint, "thread_id": order.thread_id})
+    try:
+        # Whose the thread is comes first: whether a foreign checkpoint exists is told to nobody.
+        await service.threads.get(order.caller.tenant, order.thread_id or "")
+    except ThreadNotFoundError:
+        raise ApiError(404, NO_CHECKPOINT) from None
+    if await service.memory.saver.aget_tuple(where) is None:
         raise ApiError(404, NO_CHECKPOINT)
 
 

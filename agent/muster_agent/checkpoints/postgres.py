@@ -4,6 +4,7 @@ A process that has slept through the end of its lease does not know it. So every
 its own transaction and keeps it from changing until it has committed.
 """
 
+import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, cast
@@ -14,7 +15,7 @@ from psycopg import AsyncConnection, AsyncCursor, sql
 from psycopg.rows import DictRow, dict_row
 from psycopg_pool import AsyncConnectionPool
 
-from muster_agent.checkpoints.saver import Saver
+from muster_agent.checkpoints.saver import Saver, serializer
 from muster_agent.runs import holds
 from muster_agent.runs.records import Lease, LeaseLostError
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from langgraph.store.base import BaseStore
 
 _CONNECTIONS = 10
+_TRY_AGAIN_S = 0.1
 # Replicas that start together set up one after the other. Any number that nothing else uses.
 _LOCK = 0x4D_55_53_54_45_53
 
@@ -121,13 +123,29 @@ async def open_postgres(url: str) -> AsyncGenerator[tuple[Saver, "BaseStore"]]:
         url, min_size=1, max_size=_CONNECTIONS, kwargs=options, open=False
     )
     async with pool:
-        saver = PostgresSaver(cast("Any", pool))
+        saver = PostgresSaver(cast("Any", pool), serde=serializer())
         store = AsyncPostgresStore(cast("Any", pool))
-        async with pool.connection() as connection:
-            await connection.execute("SELECT pg_advisory_lock(%s)", (_LOCK,))
-            try:
-                await saver.setup()
-                await store.setup()
-            finally:
-                await connection.execute("SELECT pg_advisory_unlock(%s)", (_LOCK,))
+        async with pool.connection() as connection, _locked(connection):
+            await saver.setup()
+            await store.setup()
         yield saver, store
+
+
+@asynccontextmanager
+async def _locked(connection: AsyncConnection[DictRow]) -> AsyncGenerator[None]:
+    """Let one process at a time into the block.
+
+    It asks again and again. One that waited inside PostgreSQL would wait in a transaction, and LangGraph's set-up
+    makes an index that waits for the end of every transaction: each would wait for the other, unseen by PostgreSQL.
+    """
+    while not await _try_lock(connection):
+        await asyncio.sleep(_TRY_AGAIN_S)
+    try:
+        yield
+    finally:
+        await connection.execute("SELECT pg_advisory_unlock(%s)", (_LOCK,))
+
+
+async def _try_lock(connection: AsyncConnection[DictRow]) -> bool:
+    row = await (await connection.execute("SELECT pg_try_advisory_lock(%s) AS got", (_LOCK,))).fetchone()
+    return row is not None and bool(row["got"])

@@ -6,8 +6,18 @@ from typing import Any
 
 from langchain_core.runnables import RunnableConfig
 from langgraph.checkpoint.base import BaseCheckpointSaver, ChannelVersions, Checkpoint, CheckpointMetadata
+from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
 
+from muster_agent.failures import Failure
 from muster_agent.runs import holds
+
+
+def serializer() -> JsonPlusSerializer:
+    """What writes and reads states: it makes nothing of a stored name but LangGraph's own kinds, and our failures.
+
+    LangGraph stores the exception that a step ended with.
+    """
+    return JsonPlusSerializer(allowed_msgpack_modules=[(Failure.__module__, Failure.__qualname__)])
 
 
 class Saver(BaseCheckpointSaver[Any]):

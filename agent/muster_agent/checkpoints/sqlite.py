@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import aiosqlite
 from langgraph.checkpoint.sqlite.aio import AsyncSqliteSaver
 
-from muster_agent.checkpoints.saver import Saver
+from muster_agent.checkpoints.saver import Saver, serializer
 
 if TYPE_CHECKING:
     from langgraph.store.base import BaseStore
@@ -89,7 +89,7 @@ async def open_sqlite(path: Path) -> AsyncGenerator[tuple[Saver, "BaseStore"]]:
     ):
         # As in muster_storage: a killed process loses nothing.
         await connection.execute("PRAGMA synchronous=NORMAL")
-        saver = SqliteSaver(connection)
+        saver = SqliteSaver(connection, serde=serializer())
         await saver.setup()
         await store.setup()
         yield saver, store

@@ -13,7 +13,6 @@ from langgraph.store.base import (
     Op,
     PutOp,
     Result,
-    SearchItem,
     SearchOp,
 )
 
@@ -73,7 +72,7 @@ def _namespaces_inside(op: ListNamespacesOp, tenant: str) -> ListNamespacesOp:
 
 def _outside(result: Result) -> Result:
     match result:
-        case Item() | SearchItem():
+        case Item():
             return _stripped(result)
         case None:
             return None

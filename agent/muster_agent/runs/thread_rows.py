@@ -217,9 +217,12 @@ def _entry(column: ColumnElement[Any], path: str, value: object) -> Generator[Co
             yield func.json_type(column, path) == "null"
         case bool():
             yield func.json_type(column, path) == str(value).lower()
-        case int() if abs(value) >= 2**63:  # SQLite reads such numbers as floating point, too
-            yield found == literal(float(value))
-        case str() | int() | float():
+        case int() | float():
+            yield func.json_type(column, path).in_(("integer", "real"))
+            # SQLite reads numbers that do not fit its integers as floating point, too.
+            yield found == literal(value if abs(value) < 2**63 else float(value))
+        case str():
+            yield func.json_type(column, path) == "text"
             yield found == literal(value)
         case dict():
             yield func.json_type(column, path) == "object"

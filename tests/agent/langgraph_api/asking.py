@@ -1,6 +1,6 @@
 """Asking the service as a client without opinions does."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import httpx
@@ -45,10 +45,12 @@ class Caller:
         self._agent = agent
         self._key = key
 
-    async def send(self, method: str, path: str, body: object = None, **request: Any) -> httpx.Response:
+    async def send(
+        self, method: str, path: str, body: object = None, headers: Mapping[str, str] | None = None, **request: Any
+    ) -> httpx.Response:
         """The response to a request; `body` is JSON."""
-        headers = {} if self._key is None else {"x-api-key": self._key}
-        given: dict[str, Any] = {"headers": headers, **request}
+        mine = {} if self._key is None else {"x-api-key": self._key}
+        given: dict[str, Any] = {"headers": {**mine, **(headers or {})}, **request}
         if body is not None:
             given["json"] = body
         return await self._http.request(method, f"{self._agent.url}{path}", **given)

@@ -302,9 +302,7 @@ async def test_runs_of_the_first_protocol_are_heard(start: Start, http: httpx.As
     async with start(Say("One."), Say("Two.")) as (agent, client):
         thread = (await client.threads.create())["thread_id"]
         async with listening(http, agent, thread) as events:
-            values = await client.runs.wait(
-                thread, "agent", input=ask("first")["input"], stream_mode="values"
-            )
+            values = await client.runs.wait(thread, "agent", input=ask("first")["input"])
             heard = await to_the_end(events)
             await start_run(http, agent, thread, ask("second"))
             assert lifecycle(await to_the_end(events)) == ["running", "completed"]

@@ -39,7 +39,7 @@ STATE = {
 TASK = {"id", "name", "path", "error", "interrupts", "checkpoint", "state", "result"}
 CHECKPOINT = {"thread_id", "checkpoint_ns", "checkpoint_id"}
 EMPTY = {name: [] if name in {"next", "tasks", "interrupts"} else None for name in STATE} | {"values": {}}
-NESTED: dict[str, Any] = {"agent": {}, "nested": {"graph": "tests.agent.runs.graphs:nested"}}
+NESTED: dict[str, Any] = {"nested": {"graph": "tests.agent.langgraph_api.graphs:asking_inside"}}
 
 
 async def test_a_new_thread(start: Start, http: httpx.AsyncClient) -> None:
@@ -277,7 +277,7 @@ async def test_states_that_no_graph_takes(start: Start, http: httpx.AsyncClient)
 async def test_a_thread_made_with_a_state(start: Start, http: httpx.AsyncClient) -> None:
     """Supersteps are written in their order; where one cannot be, there is no thread."""
     steps: Any = [
-        {"updates": [{"values": asks("one"), "as_node": "__input__"}]},
+        {"updates": [{"values": asks("one"), "as_node": "__start__"}]},
         {"updates": [{"values": {"messages": [{"role": "assistant", "content": "uno"}]}, "as_node": "model"}]},
     ]
     async with start(improvise=improvise) as (agent, client):
@@ -319,7 +319,7 @@ async def test_states_of_subgraphs(start: Start, http: httpx.AsyncClient) -> Non
     """With `subgraphs` a task has the state of the graph inside it; without, the place where that is."""
     async with start(agents=NESTED) as (agent, client):
         caller, thread = Caller(http, agent), (await client.threads.create())["thread_id"]
-        await client.runs.wait(thread, "nested", input={"text": "a"}, interrupt_before=["deep"])
+        await client.runs.wait(thread, "nested", input={"text": "a"})
         (task,) = (await caller.get(f"/threads/{thread}/state"))["tasks"]
         assert task["state"] is None
         assert task["checkpoint"]["checkpoint_ns"].startswith("inner:")

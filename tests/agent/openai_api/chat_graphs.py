@@ -4,7 +4,12 @@ from typing import Any
 
 from langchain_core.messages import AIMessage
 from langchain_core.runnables import RunnableConfig
-from langgraph.graph import END, START, MessagesState, StateGraph
+from langgraph.graph import (  # pyright: ignore[reportMissingTypeStubs] - typed inline
+    END,
+    START,
+    MessagesState,
+    StateGraph,
+)
 
 
 def _answer(state: MessagesState, config: RunnableConfig) -> Any:

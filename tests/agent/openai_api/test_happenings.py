@@ -1,5 +1,6 @@
 """What is read from a run's events."""
 
+from collections.abc import AsyncGenerator
 from typing import Any
 
 import orjson
@@ -126,7 +127,7 @@ def test_a_graph_that_runs_out_of_steps() -> None:
 async def test_a_run_that_is_not_heard_whole(numbers: list[int], code: str) -> None:
     """Events that are missing, in the middle or at the end, are a failure and never a shorter answer."""
 
-    async def events() -> Any:
+    async def events() -> AsyncGenerator[StoredEvent]:
         for number in numbers:
             yield StoredEvent(number, 1, "updates", b"{}")
 

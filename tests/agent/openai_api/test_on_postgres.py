@@ -22,7 +22,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 @pytest.fixture
-def database(server: str) -> Iterator[dict[str, str]]:
+def database(server: str) -> Iterator[dict[str, Any]]:
     """Settings for an empty database."""
     with new_database(server) as url:
         yield {"database_url": url, "secret": Fernet.generate_key().decode()}
@@ -32,7 +32,7 @@ def _count(call: ModelCall) -> Say:
     return Say(str(len([role for role, _ in call.messages if role == "user"])))
 
 
-async def test_a_new_thread_that_many_name_at_once(ask: Ask, database: dict[str, str]) -> None:
+async def test_a_new_thread_that_many_name_at_once(ask: Ask, database: dict[str, Any]) -> None:
     """Each request is answered, one after the other, with all before it in mind."""
     async with scripted_agent(improvise=_count, **database) as agent, asyncio.TaskGroup() as group:
         tasks = [group.create_task(ask(agent, f"message {number}", thread="t")) for number in range(8)]
@@ -41,7 +41,7 @@ async def test_a_new_thread_that_many_name_at_once(ask: Ask, database: dict[str,
     assert sorted(answers) == [str(number) for number in range(1, 9)]
 
 
-async def test_one_key_at_once(ask: Ask, database: dict[str, str]) -> None:
+async def test_one_key_at_once(ask: Ask, database: dict[str, Any]) -> None:
     """Many requests with one key are one run."""
     async with scripted_agent(improvise=_count, **database) as agent, asyncio.TaskGroup() as group:
         tasks = [group.create_task(ask(agent, "?", headers={"idempotency-key": "k"})) for _ in range(8)]

@@ -45,7 +45,7 @@ Start = Callable[..., Any]
 
 @pytest.fixture
 def start(database_url: str) -> Start:
-    """How the service is started on this database, with a client: `async with start(*replies) as (agent, client)`."""
+    """Starts the service on this database, and a client of it."""
 
     @asynccontextmanager
     async def run(

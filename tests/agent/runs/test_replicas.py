@@ -11,6 +11,7 @@ from langgraph_sdk import get_client
 from langgraph_sdk.client import LangGraphClient
 
 from muster_agent.app import create_app
+from muster_agent.checkpoints import Memory, open_memory
 from muster_agent.settings import AgentSettings
 from muster_agent.testing import Hold, Reply, Say, ScriptedModel, serving
 from tests.agent.runs.conftest import SECRET
@@ -101,3 +102,17 @@ def _make_deaf(url: str) -> None:
             " AND datname = current_database()"
         ).fetchall()
     assert len(ended) == 2
+
+
+async def test_processes_that_start_together(postgres_database: str) -> None:
+    """On an empty database all of them make their tables, or wait for the one that does."""
+
+    async def start() -> None:
+        async with open_memory(postgres_database) as memory:
+            started.append(memory)
+
+    started: list[Memory] = []
+    async with asyncio.timeout(60), asyncio.TaskGroup() as group:
+        for _ in range(3):
+            group.create_task(start())
+    assert len(started) == 3
