@@ -19,7 +19,10 @@ LogFormat = Literal["auto", "console", "json"]
 LogLevel = Literal["debug", "info", "warning", "error"]
 
 # uvicorn repeats at info what our own events say; its warnings and errors are news.
-_QUIET_LOGGERS = ("uvicorn", "uvicorn.error", "httpx", "httpx2", "openai", "asyncio")
+_QUIET_LOGGERS = (
+    *("uvicorn", "uvicorn.error", "httpx", "httpx2", "httpcore", "httpcore2"),
+    *("openai", "asyncio", "alembic", "mcp"),
+)
 
 
 def configure(level: LogLevel = "info", log_format: LogFormat = "auto", stream: TextIO = sys.stderr) -> None:

@@ -8,6 +8,15 @@ from muster_storage.database import Database, now_s
 from muster_storage.errors import DatabaseInUseError, StorageError
 from muster_storage.json_column import Json
 from muster_storage.migrations import Schema
-from muster_storage.opening import open_database
+from muster_storage.opening import make_private, open_database
 
-__all__ = ["Database", "DatabaseInUseError", "Json", "Schema", "StorageError", "now_s", "open_database"]
+__all__ = [
+    "Database",
+    "DatabaseInUseError",
+    "Json",
+    "Schema",
+    "StorageError",
+    "make_private",
+    "now_s",
+    "open_database",
+]

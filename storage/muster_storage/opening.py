@@ -79,7 +79,7 @@ def _lock(path: Path, opened: ExitStack) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         lock: IO[bytes] = opened.enter_context(open(f"{path}.lock", "ab"))  # noqa: PTH123, SIM115 - appends a suffix; closed by the stack
-        _private(path)
+        make_private(path)
     except OSError as error:
         raise StorageError(f"{path} cannot be written: {error.strerror}") from error
     try:
@@ -91,8 +91,12 @@ def _lock(path: Path, opened: ExitStack) -> None:
         ) from None
 
 
-def _private(path: Path) -> None:
-    """Make the file for its owner alone, before SQLite makes it for everybody: it holds conversations."""
+def make_private(path: Path) -> None:
+    """Make a file for its owner alone, before SQLite makes it for everybody: it holds conversations.
+
+    Raises:
+        OSError: It cannot be made.
+    """
     os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
 
 

@@ -138,7 +138,7 @@ async def _locked(connection: AsyncConnection[DictRow]) -> AsyncGenerator[None]:
     It asks again and again. One that waited inside PostgreSQL would wait in a transaction, and LangGraph's set-up
     makes an index that waits for the end of every transaction: each would wait for the other, unseen by PostgreSQL.
     """
-    while not await _try_lock(connection):
+    while not await _try_lock(connection):  # noqa: ASYNC110 - another process holds it
         await asyncio.sleep(_TRY_AGAIN_S)
     try:
         yield

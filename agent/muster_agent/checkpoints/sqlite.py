@@ -16,6 +16,7 @@ import aiosqlite
 from langgraph.checkpoint.sqlite.aio import AsyncSqliteSaver
 
 from muster_agent.checkpoints.saver import Saver, serializer
+from muster_storage import make_private
 
 if TYPE_CHECKING:
     from langgraph.store.base import BaseStore
@@ -83,6 +84,8 @@ async def open_sqlite(path: Path) -> AsyncGenerator[tuple[Saver, "BaseStore"]]:
     # It loads a vector library; a thread, because importing reads files.
     stores = await asyncio.to_thread(importlib.import_module, "langgraph.store.sqlite.aio")
     items = path.with_name(f"{path.stem}-store{path.suffix}")
+    for file in (path, items):
+        await asyncio.to_thread(make_private, file)
     async with (
         aiosqlite.connect(path) as connection,
         stores.AsyncSqliteStore.from_conn_string(str(items)) as store,

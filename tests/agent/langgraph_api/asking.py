@@ -46,7 +46,12 @@ class Caller:
         self._key = key
 
     async def send(
-        self, method: str, path: str, body: object = None, headers: Mapping[str, str] | None = None, **request: Any
+        self,
+        method: str,
+        path: str,
+        body: object = None,
+        headers: Mapping[str, str] | None = None,
+        **request: Any,
     ) -> httpx.Response:
         """The response to a request; `body` is JSON."""
         mine = {} if self._key is None else {"x-api-key": self._key}

@@ -51,7 +51,9 @@ async def test_searching(start: Start, http: httpx.AsyncClient) -> None:
         assert await client.assistants.search(metadata={"created_by": "ada"}) == []
         page: Any = await client.assistants.search(limit=1, response_format="object")
         assert page["next"] == "1"
-        answer = await caller.send("POST", "/assistants/search", {"limit": 1, "offset": 1, "select": ["name"]})
+        answer = await caller.send(
+            "POST", "/assistants/search", {"limit": 1, "offset": 1, "select": ["name"]}
+        )
         assert answer.headers["x-pagination-total"] == "2"
         assert "x-pagination-next" not in answer.headers
         assert keys(answer.json()) == [{"assistant_id", "name"}]
@@ -67,7 +69,10 @@ async def test_getting(start: Start, http: httpx.AsyncClient) -> None:
         answer = await caller.send("GET", f"/assistants/{MISSING}")
         assert (answer.status_code, answer.json()) == (404, {"detail": "Not Found"})
         answer = await caller.send("GET", "/assistants/agent")
-        assert (answer.status_code, answer.json()) == (422, {"detail": "Invalid assistant ID: must be a UUID"})
+        assert (answer.status_code, answer.json()) == (
+            422,
+            {"detail": "Invalid assistant ID: must be a UUID"},
+        )
 
 
 async def test_drawing(start: Start) -> None:
@@ -151,6 +156,8 @@ async def test_a_remote_graph(start: Start) -> None:
         history = [each async for each in graph.aget_state_history(config)]
         assert history[0].values == values
         made = await graph.aupdate_state(config, asks("more"), as_node="__start__")
-        assert (await graph.aget_state(config)).config["configurable"]["checkpoint_id"] == made["configurable"][  # pyright: ignore[reportTypedDictNotRequiredAccess] - every state of a thread has one
+        assert (await graph.aget_state(config)).config["configurable"]["checkpoint_id"] == made[
+            "configurable"
+        ][  # pyright: ignore[reportTypedDictNotRequiredAccess] - every state of a thread has one
             "checkpoint_id"
         ]

@@ -18,7 +18,24 @@ for _ in range(200):
 MANY = {f"key-{at}": "v" for at in range(10_000)}
 STRANGE = {"": 1, "a.b": 2, 'a"b': 3, "a'b": 4, "$x": 5, "a]b": 6, "ü": 7, "__proto__": 8, "lc": 1}
 
-WRONG: tuple[Any, ...] = (0, -1, 1.5, HUGE, 1e300, True, "", "x", NUL, "é" * 5000, [], [1], [[]], {}, {"a": 1}, DEEP)
+WRONG: tuple[Any, ...] = (
+    0,
+    -1,
+    1.5,
+    HUGE,
+    1e300,
+    True,
+    "",
+    "x",
+    NUL,
+    "é" * 5000,
+    [],
+    [1],
+    [[]],
+    {},
+    {"a": 1},
+    DEEP,
+)
 """Values of which a field takes some, and refuses the others."""
 
 # A body that is right, and its fields.
@@ -151,7 +168,12 @@ SPECIAL: tuple[tuple[str, str, Any, int], ...] = (
     ("POST", "/threads/{thread}/runs/wait", run(config={"recursion_limit": True}), 422),
     ("POST", "/threads/{thread}/runs/wait", run(config={"recursion_limit": 10**18}), 200),
     ("POST", "/threads/{thread}/runs/wait", run(config={"tags": MANY, "configurable": STRANGE}), 200),
-    ("POST", "/threads/{thread}/runs/wait", run(config={"configurable": {"__pregel_x": 1, "thread_id": MISSING}}), 200),
+    (
+        "POST",
+        "/threads/{thread}/runs/wait",
+        run(config={"configurable": {"__pregel_x": 1, "thread_id": MISSING}}),
+        200,
+    ),
     ("POST", "/threads/{thread}/runs/wait", run(metadata={"a": NUL, "thread_id": MISSING}), 200),
     ("POST", "/threads/{thread}/runs/wait", run(stream_mode=["values"] * 100), 422),
     ("POST", "/threads/{thread}/runs/wait", run(after_seconds=1e99), 422),
@@ -229,7 +251,11 @@ async def _answer(caller: Caller, thread: str, method: str, path: str, body: obj
 def _is_told(answer: httpx.Response) -> bool:
     if answer.status_code < 400:
         return True
-    return answer.status_code < 500 and set(answer.json()) == {"detail"} and isinstance(answer.json()["detail"], str)
+    return (
+        answer.status_code < 500
+        and set(answer.json()) == {"detail"}
+        and isinstance(answer.json()["detail"], str)
+    )
 
 
 async def _used_thread(caller: Caller) -> str:

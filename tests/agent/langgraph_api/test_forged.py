@@ -120,13 +120,19 @@ def test_strictness_is_set_before_langgraph_is_imported() -> None:
         "from langgraph.checkpoint.serde import jsonplus; import os; "
         "print(os.environ['LANGGRAPH_STRICT_MSGPACK'], os.environ['LANGSMITH_TRACING'])"
     )
-    clean = {name: value for name, value in os.environ.items() if not name.startswith(("LANGGRAPH", "LANGSMITH"))}
-    told = subprocess.run([sys.executable, "-c", script], env=clean, capture_output=True, text=True, check=True)
+    clean = {
+        name: value for name, value in os.environ.items() if not name.startswith(("LANGGRAPH", "LANGSMITH"))
+    }
+    told = subprocess.run(
+        [sys.executable, "-c", script], env=clean, capture_output=True, text=True, check=True
+    )
     assert told.stdout.split() == ["true", "false"]
 
 
 @pytest.mark.parametrize("checkpoint_ns", ["", "inner:x", "model:y|z"])
-async def test_checkpoints_of_another_thread(start: Start, http: httpx.AsyncClient, checkpoint_ns: str) -> None:
+async def test_checkpoints_of_another_thread(
+    start: Start, http: httpx.AsyncClient, checkpoint_ns: str
+) -> None:
     """A checkpoint belongs to its thread: named on another one, in whatever namespace, it is not there."""
     async with start(improvise=improvise) as (agent, _client):
         caller = Caller(http, agent)

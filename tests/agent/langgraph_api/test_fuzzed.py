@@ -52,7 +52,7 @@ schema = schemathesis.openapi.from_dict(_document())
 # The service draws random numbers beside Hypothesis, which takes them for its strategies'.
 @pytest.mark.filterwarnings("ignore:Do not use the `random` module")
 @schema.parametrize()  # pyright: ignore[reportUntypedFunctionDecorator]  schemathesis has no type for it
-@hypothesis.settings(max_examples=15, derandomize=True, deadline=None)
+@hypothesis.settings(max_examples=10, derandomize=True, deadline=None)
 def test_no_request_is_too_much(case: schemathesis.Case[Any], served: str) -> None:
     """Whatever is sent, the answer is no server error, and each 4xx is an error in the API's own shape."""
     answer = case.call_and_validate(base_url=served, checks=[not_a_server_error])

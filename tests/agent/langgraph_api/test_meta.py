@@ -80,14 +80,25 @@ def test_every_reference_is_to_something(document: dict[str, Any]) -> None:
 
 def test_every_path_is_described(document: dict[str, Any]) -> None:
     """Each operation has a summary, its path's parameters and, where it has one, its body."""
-    assert {"/threads/{thread_id}/runs/{run_id}/join", "/store/items", "/runs/batch"} <= set(document["paths"])
+    assert {"/threads/{thread_id}/runs/{run_id}/join", "/store/items", "/runs/batch"} <= set(
+        document["paths"]
+    )
     for path, operations in document["paths"].items():
         for method, operation in operations.items():
             assert method in METHODS
             named = {each["name"] for each in operation["parameters"] if each["in"] == "path"}
-            assert named == {part.strip("{}").removesuffix(":path") for part in path.split("/") if "{" in part}
+            assert named == {
+                part.strip("{}").removesuffix(":path") for part in path.split("/") if "{" in part
+            }
             assert operation["summary"]
             assert ("requestBody" in operation) <= (method != "get")
-    body = document["paths"]["/threads/{thread_id}/runs"]["post"]["requestBody"]["content"]["application/json"]
+    body = document["paths"]["/threads/{thread_id}/runs"]["post"]["requestBody"]["content"][
+        "application/json"
+    ]
     assert body["schema"]["required"] == ["assistant_id"]
-    assert document["components"]["schemas"]["Multitask"]["enum"] == ["reject", "enqueue", "interrupt", "rollback"]
+    assert document["components"]["schemas"]["Multitask"]["enum"] == [
+        "reject",
+        "enqueue",
+        "interrupt",
+        "rollback",
+    ]

@@ -39,7 +39,7 @@ WISHES = {
     "durability",
 }
 FAILING: dict[str, Any] = {"failing": {"graph": "tests.agent.runs.graphs:failing"}}
-ASKING: dict[str, Any] = {"asking": {"graph": "tests.agent.langgraph_api.graphs:asking_inside"}}
+ASKING: dict[str, Any] = {"asking": {"graph": "tests.agent.langgraph_api.users_graphs:asking_inside"}}
 OVER = (
     "No matching runs to cancel. Please verify the thread ID and run IDs are correct, and the runs haven't been "
     "deleted or completed."
@@ -109,11 +109,15 @@ async def test_results_of_runs_that_fail_or_ask(start: Start, http: httpx.AsyncC
     async with start(agents={**FAILING, **ASKING}) as (agent, _client):
         caller = Caller(http, agent)
         thread, other = await caller.thread(), await caller.thread()
-        failed = await caller.post(f"/threads/{thread}/runs/wait", {"assistant_id": "failing", "input": {"text": "a"}})
+        failed = await caller.post(
+            f"/threads/{thread}/runs/wait", {"assistant_id": "failing", "input": {"text": "a"}}
+        )
         assert failed == {"__error__": {"error": "ValueError", "message": "boom!"}}
         shown = await caller.get(f"/threads/{thread}")
         assert (shown["status"], shown["error"]) == ("error", {"error": "ValueError", "message": "boom!"})
-        waits = await caller.post(f"/threads/{other}/runs/wait", {"assistant_id": "asking", "input": {"text": "a"}})
+        waits = await caller.post(
+            f"/threads/{other}/runs/wait", {"assistant_id": "asking", "input": {"text": "a"}}
+        )
         (question,) = waits.pop("__interrupt__")
         assert waits == {"text": "a"}
         assert (question["value"], set(question)) == ("Is it fine?", {"value", "id", "response_schema"})
@@ -145,12 +149,16 @@ async def test_streaming_again(start: Start, http: httpx.AsyncClient) -> None:
 
 async def test_a_second_run_is_kept_out(start: Start, http: httpx.AsyncClient) -> None:
     """With `reject` it is a 409, before a stream begins, in the recorded words."""
-    words = "Thread is already running a task. Wait for it to finish or choose a different multitask strategy."
+    words = (
+        "Thread is already running a task. Wait for it to finish or choose a different multitask strategy."
+    )
     async with start(Hold(Say("never"))) as (agent, client):
         caller, thread = Caller(http, agent), (await client.threads.create())["thread_id"]
         await client.runs.create(thread, "agent", input=asks("hi"))
         for path in ("", "/stream", "/wait"):
-            answer = await caller.send("POST", f"/threads/{thread}/runs{path}", run(multitask_strategy="reject"))
+            answer = await caller.send(
+                "POST", f"/threads/{thread}/runs{path}", run(multitask_strategy="reject")
+            )
             assert (answer.status_code, answer.json()) == (409, {"detail": words})
         with pytest.raises(ConflictError):
             await client.runs.create(thread, "agent", multitask_strategy="reject")
@@ -230,7 +238,9 @@ async def test_assistants_that_there_are_not(start: Start, http: httpx.AsyncClie
         assert (answer.status_code, answer.json()) == (422, {"detail": "assistant_id: Field required"})
         answer = await caller.send("POST", "/runs/wait", run(stream_mode=["tools"]))
         assert answer.status_code == 422
-        assert answer.json()["detail"].startswith("stream_mode: 'tools' is no stream mode; expected some of values,")
+        assert answer.json()["detail"].startswith(
+            "stream_mode: 'tools' is no stream mode; expected some of values,"
+        )
 
 
 async def test_a_thread_is_made_for_a_run(start: Start, http: httpx.AsyncClient) -> None:
@@ -321,7 +331,9 @@ async def test_going_on_from_a_checkpoint(start: Start, http: httpx.AsyncClient)
             assert texts == ["one", "re: one", "three", "re: three"]
         answer = await caller.send("POST", f"/threads/{thread}/runs/wait", run(checkpoint_id=MISSING))
         assert (answer.status_code, answer.json()) == (404, {"detail": "Checkpoint not found."})
-        agained = await caller.post(f"/threads/{thread}/runs/wait", {**run(), "input": None, "checkpoint": place})
+        agained = await caller.post(
+            f"/threads/{thread}/runs/wait", {**run(), "input": None, "checkpoint": place}
+        )
         assert [message["content"] for message in agained["messages"]] == ["one", "re: one"]
         ended = await caller.post(f"/threads/{thread}/runs/wait", run(input={}, command={"goto": "__end__"}))
         assert [message["content"] for message in ended["messages"]] == ["one", "re: one"]

@@ -10,7 +10,7 @@ from tests.agent.langgraph_api.asking import MISSING, Caller, asks, improvise, r
 from tests.agent.runs.conftest import Start
 
 KEYS = {"k1": "ada", "k2": "bob"}
-REMEMBERING: dict[str, Any] = {"mine": {"graph": "tests.agent.langgraph_api.graphs:remembering"}, "agent": {}}
+REMEMBERING: dict[str, Any] = {"mine": {"graph": "tests.agent.langgraph_api.users_graphs:remembering"}, "agent": {}}
 
 # Method, path and body of every route that names something of a tenant's.
 ROUTES: tuple[tuple[str, str, Any], ...] = (
@@ -44,7 +44,11 @@ ROUTES: tuple[tuple[str, str, Any], ...] = (
     ("POST", "/runs/cancel", {"run_ids": ["{run}"]}),
     ("POST", "/runs/cancel", {"run_ids": ["{run}"], "thread_id": "{thread}"}),
     ("GET", "/threads/{thread}/stream", None),
-    ("POST", "/threads/{mine}/state", {"values": asks("mine"), "checkpoint": {"checkpoint_id": "{checkpoint}"}}),
+    (
+        "POST",
+        "/threads/{mine}/state",
+        {"values": asks("mine"), "checkpoint": {"checkpoint_id": "{checkpoint}"}},
+    ),
     ("POST", "/threads/{mine}/runs/wait", run(checkpoint_id="{checkpoint}")),
 )
 
@@ -95,12 +99,22 @@ async def test_what_is_anothers_is_not_there(start: Start, http: httpx.AsyncClie
         for route in ROUTES:
             # Whoever names a thread that is nobody's may have it made.
             method, path, body = route
-            asked = (method, path, {**body, "if_not_exists": "reject"}) if "if_not_exists" in (body or {}) else route
-            foreign, expected = await _told(bob, route, {**theirs, "mine": mine}), await _told(bob, asked, missing)
+            asked = (
+                (method, path, {**body, "if_not_exists": "reject"})
+                if "if_not_exists" in (body or {})
+                else route
+            )
+            foreign, expected = (
+                await _told(bob, route, {**theirs, "mine": mine}),
+                await _told(bob, asked, missing),
+            )
             assert (route, foreign) == (route, expected)
             assert foreign[0] == 404
         assert await ada.get(f"/threads/{theirs['thread']}") == before
-        assert (await ada.get(f"/threads/{theirs['thread']}/runs/{theirs['run']}"))["status"] in {"pending", "running"}
+        assert (await ada.get(f"/threads/{theirs['thread']}/runs/{theirs['run']}"))["status"] in {
+            "pending",
+            "running",
+        }
         assert (await bob.get(f"/threads/{mine}"))["status"] == "idle"
 
 
@@ -109,7 +123,13 @@ async def test_lists_show_what_is_ones_own(start: Start, http: httpx.AsyncClient
     async with start(improvise=improvise, keys=KEYS, key="k1") as (agent, _client):
         ada, bob = Caller(http, agent, "k1"), Caller(http, agent, "k2")
         theirs = await _used(ada, a=1)
-        for query in ({}, {"metadata": {"a": 1}}, {"ids": [theirs["thread"]]}, {"status": "busy"}, {"limit": 1000}):
+        for query in (
+            {},
+            {"metadata": {"a": 1}},
+            {"ids": [theirs["thread"]]},
+            {"status": "busy"},
+            {"limit": 1000},
+        ):
             answer = await bob.send("POST", "/threads/search", query)
             assert (answer.json(), answer.headers["x-pagination-total"]) == ([], "0")
         assert await bob.post("/threads/count", {}) == 0
@@ -137,7 +157,8 @@ async def test_keys_of_requests_are_ones_own(start: Start, http: httpx.AsyncClie
     async with start(improvise=improvise, keys=KEYS, key="k1") as (agent, _client):
         same = {"idempotency-key": "same"}
         made = [
-            (await Caller(http, agent, key).send("POST", "/runs", run(), headers=same)).json() for key in ("k1", "k2")
+            (await Caller(http, agent, key).send("POST", "/runs", run(), headers=same)).json()
+            for key in ("k1", "k2")
         ]
         assert made[0]["run_id"] != made[1]["run_id"]
 

@@ -39,7 +39,7 @@ STATE = {
 TASK = {"id", "name", "path", "error", "interrupts", "checkpoint", "state", "result"}
 CHECKPOINT = {"thread_id", "checkpoint_ns", "checkpoint_id"}
 EMPTY = {name: [] if name in {"next", "tasks", "interrupts"} else None for name in STATE} | {"values": {}}
-NESTED: dict[str, Any] = {"nested": {"graph": "tests.agent.langgraph_api.graphs:asking_inside"}}
+NESTED: dict[str, Any] = {"nested": {"graph": "tests.agent.langgraph_api.users_graphs:asking_inside"}}
 
 
 async def test_a_new_thread(start: Start, http: httpx.AsyncClient) -> None:
@@ -278,7 +278,11 @@ async def test_a_thread_made_with_a_state(start: Start, http: httpx.AsyncClient)
     """Supersteps are written in their order; where one cannot be, there is no thread."""
     steps: Any = [
         {"updates": [{"values": asks("one"), "as_node": "__start__"}]},
-        {"updates": [{"values": {"messages": [{"role": "assistant", "content": "uno"}]}, "as_node": "model"}]},
+        {
+            "updates": [
+                {"values": {"messages": [{"role": "assistant", "content": "uno"}]}, "as_node": "model"}
+            ]
+        },
     ]
     async with start(improvise=improvise) as (agent, client):
         made: Any = await client.threads.create(graph_id="agent", supersteps=steps)
@@ -329,7 +333,9 @@ async def test_states_of_subgraphs(start: Start, http: httpx.AsyncClient) -> Non
         inner = task["state"]["checkpoint"]
         state: Any = await client.threads.get_state(thread, checkpoint=inner, subgraphs=True)
         assert (state["next"], state["values"]) == (["deep"], {"text": "a"})
-        of_inner: Any = await client.threads.get_history(thread, checkpoint={"checkpoint_ns": inner["checkpoint_ns"]})
+        of_inner: Any = await client.threads.get_history(
+            thread, checkpoint={"checkpoint_ns": inner["checkpoint_ns"]}
+        )
         assert of_inner[0]["checkpoint"]["checkpoint_ns"] == inner["checkpoint_ns"]
 
 
@@ -358,7 +364,9 @@ async def test_pruning(start: Start, http: httpx.AsyncClient) -> None:
         for thread in ids:
             await client.runs.wait(thread, "agent", input=asks("one"))
         before = await client.threads.get_state(ids[0])
-        told = await caller.post("/threads/prune", {"thread_ids": [ids[0], MISSING], "strategy": "keep_latest"})
+        told = await caller.post(
+            "/threads/prune", {"thread_ids": [ids[0], MISSING], "strategy": "keep_latest"}
+        )
         assert told == {"pruned_count": 1}
         (left,) = await client.threads.get_history(ids[0])
         assert left["values"] == before["values"]

@@ -45,7 +45,9 @@ async def test_a_client_comes_back(start: Start, http: httpx.AsyncClient) -> Non
     async with start(Say("One."), Say("Two.")) as (agent, client):
         thread = (await client.threads.create())["thread_id"]
         for _ in range(2):
-            parts = client.runs.stream(thread, "agent", input=INPUT, stream_mode="values", stream_resumable=True)
+            parts = client.runs.stream(
+                thread, "agent", input=INPUT, stream_mode="values", stream_resumable=True
+            )
             assert [part.event async for part in parts][-1] == "end"
         url = f"{agent.url}/threads/{thread}/stream"
         heard = await _read(http, url, "-1", 2)
@@ -55,7 +57,9 @@ async def test_a_client_comes_back(start: Start, http: httpx.AsyncClient) -> Non
     assert [fields["event"] for fields in heard] == ["metadata", "values", "values", "metadata"] * 2
 
 
-async def _read(http: httpx.AsyncClient, url: str, last: str, runs: int, **params: Any) -> list[dict[str, str]]:
+async def _read(
+    http: httpx.AsyncClient, url: str, last: str, runs: int, **params: Any
+) -> list[dict[str, str]]:
     """The events until so many runs have ended."""
     heard: list[dict[str, str]] = []
     async with frames(http, "GET", url, headers={"last-event-id": last}, params=params) as events:

@@ -18,7 +18,7 @@ import asyncio
 import contextlib
 import random
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -32,8 +32,9 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from tests.benchmarks.agents.conversations import Broken, Conversation
+from tests.benchmarks.agents.conversations import Broken, Conversation, RefusedError
 from tests.benchmarks.agents.processes import (
+    READY_WITHIN_S,
     NotReadyError,
     Service,
     database,
@@ -117,16 +118,23 @@ class Replica:
         """Wait until it answers.
 
         Raises:
-            NotReadyError: It has ended by itself.
+            NotReadyError: It has ended by itself, or takes longer than `READY_WITHIN_S`.
         """
-        while True:
-            if self._process.poll() is not None:
-                raise NotReadyError(f"the service ended with exit code {self._process.returncode}")
-            with contextlib.suppress(*Broken):
-                async with self._session.get(f"{self.url}/ok") as answer:
-                    if answer.status == 200:
-                        return
-            await asyncio.sleep(_EVERY_S)
+        try:
+            async with asyncio.timeout(READY_WITHIN_S):
+                while not await self._answers():
+                    await asyncio.sleep(_EVERY_S)
+        except TimeoutError:
+            raise NotReadyError(f"no answer in {READY_WITHIN_S:.0f} s") from None
+
+    async def _answers(self) -> bool:
+        if self._process.poll() is not None:
+            raise NotReadyError(f"the service ended with exit code {self._process.returncode}")
+        try:
+            async with self._session.get(f"{self.url}/ok") as answer:
+                return answer.status == 200
+        except Broken:
+            return False
 
 
 class Havoc:
@@ -220,7 +228,7 @@ def wreaked(
 
     Raises:
         NotReadyError: The service or the model does not start.
-        ExceptionGroup: A client was answered with an error.
+        ExceptionGroup: Of `RefusedError`: a client was answered with an error; or of `NotReadyError`.
     """
     with (
         new_folder(logs) as place,
@@ -304,6 +312,14 @@ def as_json(found: Found, sizes: Sizes, asked_database: str) -> bytes:
     return orjson.dumps(document, option=orjson.OPT_INDENT_2)
 
 
+def _single(errors: BaseExceptionGroup[Exception]) -> Iterator[Exception]:
+    for each in errors.exceptions:
+        if isinstance(each, BaseExceptionGroup):
+            yield from _single(each)
+        else:
+            yield each
+
+
 def _options() -> argparse.Namespace:
     options = argparse.ArgumentParser(
         prog="kills", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -339,9 +355,10 @@ def main() -> int:
                 "runs": progress.add_task("runs", total=sizes.runs),
             }
             found = wreaked(chosen.database, sizes, lambda what: progress.advance(tasks[what]), chosen.logs)
-    except NotReadyError as error:
-        print(f"kills: does not start: {error}", file=sys.stderr)
-        return 1
+    except* (NotReadyError, RefusedError) as errors:
+        for error in _single(errors):
+            print(f"kills: {error}", file=sys.stderr)
+        sys.exit(1)
     console.print(drawn(found.verdict))
     for note in notes(found, sizes):
         console.print(note, highlight=False, markup=False)

@@ -38,7 +38,7 @@ from tests.benchmarks.agents.processes import (
 )
 from tests.benchmarks.agents.scripted_model import CONTROL, SENT, Asked
 from tests.benchmarks.peers import process_tree
-from tests.benchmarks.peers.launch import Cores, allow_descriptors, end_orderly, pinned, two_cores
+from tests.benchmarks.peers.launch import allow_descriptors, end_orderly
 from tests.benchmarks.peers.load import percentile
 from tests.benchmarks.peers.table import machine
 
@@ -283,7 +283,7 @@ async def _ends_well(run: Awaitable[bool]) -> bool:
         return False
 
 
-def measured(asked_database: str, sizes: Sizes, cores: Cores, step: Callable[[], None]) -> Found:
+def measured(asked_database: str, sizes: Sizes, step: Callable[[], None]) -> Found:
     """Start everything, measure, and stop it.
 
     Raises:
@@ -291,13 +291,12 @@ def measured(asked_database: str, sizes: Sizes, cores: Cores, step: Callable[[],
     """
     with (
         new_folder() as place,
-        pinned(cores.load),
         database(asked_database, place) as url,
-        scripted_model(folder(place, "model"), cores.load) as model,
+        scripted_model(folder(place, "model")) as model,
     ):
         service, its_place = Service(model, url), folder(place, "service")
         began_s = time.perf_counter()
-        with service.started(its_place, cores.proxy) as process:
+        with service.started(its_place) as process:
             wait_until_ready(f"{service.url}/ok", process, its_place)
             ready_s = time.perf_counter() - began_s
             return asyncio.run(_loaded(service, process.pid, sizes, step, ready_s))
@@ -332,24 +331,18 @@ def drawn(phases: Iterable[Phase]) -> Table:
     return table
 
 
-def notes(found: Found, sizes: Sizes, cores: Cores) -> list[str]:
+def notes(found: Found, sizes: Sizes) -> list[str]:
     """What stands under the table."""
     costs = [phase.cpu_ms for phase in found.phases[1:] if phase.cpu_ms is not None]
     idle, warm = _mib(found.idle_bytes), _mib(found.warm_bytes)
     told = [
         f"ready after {found.ready_s:.2f} s; {idle} MiB then, {warm} MiB after {WARM_RUNS} runs",
         f"{_told(found.thread_kb(sizes.threads), 1)} KB for each open thread",
-        f"{machine()}; {_placed(cores)}",
+        machine(),
     ]
     if costs and max(costs) > LIMIT_MS:
         told.append(f"a step costs more than {LIMIT_MS:g} ms of CPU")
     return told
-
-
-def _placed(cores: Cores) -> str:
-    if cores.proxy is None:
-        return "no process is pinned to a core"
-    return f"the service has core {cores.proxy}; model, database and load share core {cores.load}"
 
 
 def _told(value: float | None, digits: int) -> str:
@@ -360,11 +353,10 @@ def _mib(size_bytes: int | None) -> str:
     return _told(None if size_bytes is None else size_bytes / 2**20, 0)
 
 
-def as_json(found: Found, sizes: Sizes, cores: Cores, asked_database: str) -> bytes:
+def as_json(found: Found, sizes: Sizes, asked_database: str) -> bytes:
     """Everything as JSON."""
     document = {
         "machine": machine(),
-        "cores": asdict(cores),
         "database": asked_database.partition(":")[0],  # the rest of a URL may hold a password
         "sizes": asdict(sizes),
         "ready_s": found.ready_s,
@@ -402,22 +394,22 @@ def main() -> int:
     """Run it; 0 if every run ended well."""
     chosen = _options()
     sizes = Sizes(chosen.threads, chosen.runs, chosen.steps, chosen.think_s, chosen.rounds)
-    console, cores = Console(width=160), two_cores()
+    console = Console(width=160)
     allow_descriptors()
     end_orderly()
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
     try:
         with Progress(*columns, console=console, refresh_per_second=2) as progress:
             task = progress.add_task("runs", total=sizes.total)
-            found = measured(chosen.database, sizes, cores, lambda: progress.advance(task))
+            found = measured(chosen.database, sizes, lambda: progress.advance(task))
     except NotReadyError as error:
         print(f"load: does not start: {error}", file=sys.stderr)
         return 1
     console.print(drawn(found.phases))
-    for note in notes(found, sizes, cores):
+    for note in notes(found, sizes):
         console.print(note, highlight=False)
     if chosen.json is not None:
-        chosen.json.write_bytes(as_json(found, sizes, cores, chosen.database))
+        chosen.json.write_bytes(as_json(found, sizes, chosen.database))
     return int(found.failed > 0)
 
 

@@ -16,7 +16,7 @@ from tests.benchmarks.peers.launch import LOG, ROOT, free_port, running
 from tests.benchmarks.peers.start import page
 from tests.postgres import new_database, running_postgres
 
-READY_WITHIN_S = 60.0
+READY_WITHIN_S = 120.0
 _POLL_S = 0.01
 
 
@@ -50,7 +50,7 @@ class Service:
         return f"http://127.0.0.1:{self.port}"
 
     @contextlib.contextmanager
-    def started(self, directory: Path, core: int | None = None) -> Generator[subprocess.Popen[bytes]]:
+    def started(self, directory: Path) -> Generator[subprocess.Popen[bytes]]:
         """Run it for the length of the block; it need not be ready when that begins."""
         command = (sys.executable, "-m", "muster_proxy", "agent", "--port", str(self.port))
         where = ("--proxy", self.proxy, "--database", self.database_url)
@@ -60,17 +60,17 @@ class Service:
             "MUSTER_AGENT_SECRET": self.secret,
             **self.variables,
         }
-        with running([*command, *where, *self.options], directory, core, variables) as process:
+        with running([*command, *where, *self.options], directory, None, variables) as process:
             yield process
 
 
 @contextlib.contextmanager
-def scripted_model(directory: Path, core: int | None = None, think_s: float = 0.0) -> Generator[str]:
+def scripted_model(directory: Path, think_s: float = 0.0) -> Generator[str]:
     """The model, ready, for the length of the block, which has its root URL."""
     port = free_port()
     command = [sys.executable, "-m", "tests.benchmarks.agents.scripted_model", "--port", str(port)]
     with running(
-        [*command, "--think-s", str(think_s)], directory, core, {"PYTHONPATH": str(ROOT)}
+        [*command, "--think-s", str(think_s)], directory, None, {"PYTHONPATH": str(ROOT)}
     ) as process:
         url = f"http://127.0.0.1:{port}"
         wait_until_ready(f"{url}/v1/models", process, directory)

@@ -15,7 +15,6 @@ from tests.benchmarks.agents.scripted_model import reply
 from tests.benchmarks.agents.tools import LEDGER
 from tests.benchmarks.agents.verdict import Verdict
 from tests.benchmarks.peers import process_tree
-from tests.benchmarks.peers.launch import Cores
 
 
 def test_nothing_is_lost_or_doubled_when_processes_die() -> None:
@@ -31,7 +30,7 @@ def test_the_load_counts_what_it_says() -> None:
     """Every run of a small load ends well, and each token of a stream has a delay."""
     steps: list[int] = []
     sizes = load.Sizes(threads=4, at_once=4, steps=2, think_s=0.05, rounds=2)
-    found = load.measured("sqlite", sizes, Cores(), lambda: steps.append(1))
+    found = load.measured("sqlite", sizes, lambda: steps.append(1))
     opened, waited, streamed, thinking = found.phases
     assert found.failed == 0
     assert len(steps) == sizes.total
