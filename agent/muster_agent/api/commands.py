@@ -23,7 +23,7 @@ _INVALID = "invalid_argument"
 class Command(Body):
     """What a client asks for."""
 
-    id: int = Field(ge=0, le=2**53)
+    id: int = Field(ge=0, le=2**53, strict=True)
     method: str = Field(max_length=128)
     params: dict[str, Any] | None = None
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from pydantic import Field
 
 from muster_agent.api.requests import Body
+from muster_agent.runs.thread_events import Heard
 from muster_agent.service import Service
 from muster_agent.streams.subscriptions import Subscription
 from muster_agent.streams.tape import Tape, place_of
@@ -30,8 +31,8 @@ async def subscribed(
     """The events of a thread that somebody wants, behind the last one that he has, those to come included."""
     wanted = Subscription(frozenset(body.channels), body.namespaces or (), body.depth)
     tape = Tape()
-    after = place_of(body.since or 0)
-    async with aclosing(service.thread_events.follow(tenant, thread_id, after)) as heard:
+    known = Heard.until(place_of(body.since or 0))
+    async with aclosing(service.thread_events.follow(tenant, thread_id, known)) as heard:
         async for said in heard:
             for event in tape.play(said):
                 if event.seq > (body.since or 0) and wanted.wants(event.method, event.namespace):

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 _MOST_SUBSCRIPTIONS = 64
 # A browser is not told the status of a refused handshake, so the socket is opened and closed with this plus the status.
 _CLOSE = 4000
+_NO_TEXT = 1003
 
 
 async def serve_thread(websocket: WebSocket) -> None:
@@ -77,9 +78,12 @@ class _Conversation:
     async def hold(self) -> None:
         """Do what the client says until it leaves."""
         try:
-            while True:
-                await self._send(await self._answer(await self._websocket.receive_text()))
-        except (WebSocketDisconnect, KeyError):  # it left, or sent bytes
+            while (message := await self._websocket.receive())["type"] != "websocket.disconnect":
+                if (text := message.get("text")) is None:  # bytes
+                    await self._websocket.close(_NO_TEXT)
+                    return
+                await self._send(await self._answer(text))
+        except WebSocketDisconnect:  # while it was being answered
             return
 
     async def _answer(self, text: str) -> dict[str, Any] | None:

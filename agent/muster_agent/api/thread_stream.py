@@ -15,7 +15,7 @@ from starlette.types import Receive, Scope, Send
 
 from muster_agent.api.requests import ApiError, add, caller_of, path_id, service_of
 from muster_agent.disconnects import until_disconnect
-from muster_agent.runs.thread_events import Place
+from muster_agent.runs.thread_events import Heard, Place
 
 if TYPE_CHECKING:
     from muster_agent.runs.events import StoredEvent
@@ -91,8 +91,14 @@ async def _join(request: Request) -> Response:
     caller, thread_id = await caller_of(request), path_id(request, "thread_id", "thread")
     service, modes = service_of(request), _modes(request)
     await service.threads.get(caller.tenant, thread_id)
-    heard = service.thread_events.follow(caller.tenant, thread_id, _after(request))
-    return LiveStream(_written(heard, modes), service.settings.keep_alive_s)
+    left = _left(request)
+    known = (
+        await service.thread_events.heard_by_now(caller.tenant, thread_id)
+        if left is None
+        else Heard.until(left)
+    )
+    events = service.thread_events.follow(caller.tenant, thread_id, known)
+    return LiveStream(_written(events, modes), service.settings.keep_alive_s)
 
 
 def _modes(request: Request) -> frozenset[str] | None:
@@ -110,7 +116,7 @@ def _modes(request: Request) -> frozenset[str] | None:
     return frozenset(wanted)
 
 
-def _after(request: Request) -> Place | None:
+def _left(request: Request) -> Place | None:
     """Where the client has left; a thread's whole log for an identifier that is none of ours, such as `-1`."""
     given = request.headers.get("last-event-id")
     if given is None:

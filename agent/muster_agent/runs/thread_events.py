@@ -52,7 +52,7 @@ class Said:
 
 
 @dataclass(slots=True)
-class _Heard:
+class Heard:
     """What somebody needs not hear.
 
     Attributes:
@@ -65,14 +65,15 @@ class _Heard:
     runs: set[int] = field(default_factory=set[int])
     events: Mapping[int, int] = field(default_factory=dict[int, int])
 
+    @classmethod
+    def until(cls, place: Place) -> "Heard":
+        """Everything up to a place."""
+        return cls(place.run, events={place.run: place.event})
+
     def forget(self) -> None:
         """Nothing is left below the newest of these runs, and later ones have higher numbers."""
         self.below = max([self.below - 1, *self.runs]) + 1
         self.runs.clear()
-
-
-def _heard_until(place: Place) -> _Heard:
-    return _Heard(place.run, events={place.run: place.event})
 
 
 class ThreadEvents:
@@ -87,17 +88,16 @@ class ThreadEvents:
         self._database = database
         self._log = log
 
-    async def follow(self, tenant: str, thread_id: str, after: Place | None = None) -> AsyncGenerator[Said]:
-        """Everything that is said on a tenant's thread behind a place, or from now on; it does not end by itself.
+    async def heard_by_now(self, tenant: str, thread_id: str) -> Heard:
+        """All that has been said on a tenant's thread."""
+        return await self._database.run(_heard_by_now, tenant, thread_id)
+
+    async def follow(self, tenant: str, thread_id: str, heard: Heard) -> AsyncGenerator[Said]:
+        """Everything that is said on a tenant's thread but for what has been heard; it does not end by itself.
 
         A thread that does not exist is silent until it does. Whoever has heard enough must close the generator.
         """
         with self._log.listening(thread_id) as news:
-            heard = (
-                await self._database.run(_heard_by_now, tenant, thread_id)
-                if after is None
-                else _heard_until(after)
-            )
             while True:
                 news.clear()
                 found, wait_s = await self._database.run(_next, tenant, thread_id, heard)
@@ -149,7 +149,7 @@ _COLUMNS = [RUNS.c[name] for name in _NAMES]
 
 
 def _next(
-    connection: Connection, tenant: str, thread_id: str, heard: _Heard
+    connection: Connection, tenant: str, thread_id: str, heard: Heard
 ) -> tuple[Mapping[Any, Any] | None, float | None]:
     """The first run that has not been heard, and the seconds until there may be one without anybody telling."""
     now = now_s(connection)
@@ -166,7 +166,7 @@ def _of(tenant: str, thread_id: str) -> ColumnElement[bool]:
     return and_(RUNS.c.thread_id == thread_id, RUNS.c.tenant == tenant)
 
 
-def _heard_by_now(connection: Connection, tenant: str, thread_id: str) -> _Heard:
+def _heard_by_now(connection: Connection, tenant: str, thread_id: str) -> Heard:
     """All that has been said until now."""
     mine, goes_on = _of(tenant, thread_id), RUNS.c.status.in_(UNFINISHED)
     newest = connection.execute(select(func.max(RUNS.c.seq)).where(mine)).scalar() or 0
@@ -178,7 +178,7 @@ def _heard_by_now(connection: Connection, tenant: str, thread_id: str) -> _Heard
         .where(mine, goes_on)
         .group_by(RUNS.c.seq)
     )
-    return _Heard(below, set(over), {row[0]: row[1] for row in connection.execute(said)})
+    return Heard(below, set(over), {row[0]: row[1] for row in connection.execute(said)})
 
 
 def _one(connection: Connection, run_id: str) -> Mapping[Any, Any] | None:

@@ -3,7 +3,7 @@
 from operator import add
 from typing import Annotated, Any, TypedDict
 
-from langgraph.graph import END, START, StateGraph
+from langgraph.graph import END, START, StateGraph  # pyright: ignore[reportMissingTypeStubs] - typed inline
 from langgraph.types import interrupt
 
 

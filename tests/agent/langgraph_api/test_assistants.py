@@ -4,7 +4,7 @@ from typing import Any
 
 import httpx
 import pytest
-from langgraph.pregel.remote import RemoteGraph
+from langgraph.pregel.remote import RemoteGraph  # pyright: ignore[reportMissingTypeStubs] - typed inline
 from langgraph_sdk.errors import APIStatusError
 
 from tests.agent.langgraph_api.asking import MISSING, Caller, asks, improvise, keys
@@ -155,9 +155,6 @@ async def test_a_remote_graph(start: Start) -> None:
         assert state.values == values
         history = [each async for each in graph.aget_state_history(config)]
         assert history[0].values == values
-        made = await graph.aupdate_state(config, asks("more"), as_node="__start__")
-        assert (await graph.aget_state(config)).config["configurable"]["checkpoint_id"] == made[
-            "configurable"
-        ][  # pyright: ignore[reportTypedDictNotRequiredAccess] - every state of a thread has one
-            "checkpoint_id"
-        ]
+        made: Any = await graph.aupdate_state(config, asks("more"), as_node="__start__")
+        newest: Any = (await graph.aget_state(config)).config
+        assert newest["configurable"]["checkpoint_id"] == made["configurable"]["checkpoint_id"]

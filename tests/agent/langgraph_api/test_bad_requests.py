@@ -1,5 +1,6 @@
 """Bad input: whatever a client sends, the answer is one that tells it what was expected, never a 5xx."""
 
+import functools
 import json
 from collections.abc import Iterator
 from typing import Any
@@ -12,9 +13,7 @@ from tests.agent.runs.conftest import Start
 
 HUGE = 2**64 - 1
 NUL = "a\0b"
-DEEP: Any = "x"
-for _ in range(200):
-    DEEP = [DEEP]
+DEEP: Any = functools.reduce(lambda inside, _: [inside], range(200), "x")
 MANY = {f"key-{at}": "v" for at in range(10_000)}
 STRANGE = {"": 1, "a.b": 2, 'a"b': 3, "a'b": 4, "$x": 5, "a]b": 6, "ü": 7, "__proto__": 8, "lc": 1}
 

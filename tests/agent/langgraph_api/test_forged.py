@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-import ormsgpack
 import orjson
+import ormsgpack
 import psycopg
 import pytest
 from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
@@ -52,9 +52,11 @@ async def test_constructors_stay_data(start: Start, http: httpx.AsyncClient, tmp
         assert made["kwargs"]["context"] == evil
         await caller.send("PUT", "/store/items", {"namespace": ["a"], "key": "k", "value": evil})
         assert (await caller.get("/store/items?namespace=a&key=k"))["value"] == evil
-        for forged in (_constructor(touched), MESSAGE):
-            told = await caller.post(f"/threads/{thread}/runs/wait", run(input={"messages": [forged]}))
-            assert "revived" not in str(told.get("messages"))
+        # LangChain's clients may write a message itself in this shape: its class is looked up among those of messages.
+        told = await caller.post(
+            f"/threads/{thread}/runs/wait", run(input={"messages": [_constructor(touched)]})
+        )
+        assert set(told) == {"__error__"}
         assert not touched.exists()
 
 

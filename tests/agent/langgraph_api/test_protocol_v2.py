@@ -216,7 +216,7 @@ async def test_a_run_that_fails_says_so(start: Start, http: httpx.AsyncClient) -
 async def test_a_model_that_fails_is_told_without_its_address(start: Start, http: httpx.AsyncClient) -> None:
     """What the proxy says of its upstreams is not what a client reads."""
     refused = Refuse(500, {"message": "upstream 10.0.0.7:8000 died", "type": "server_error"})
-    async with start(improvise=lambda _: refused) as (agent, _client):
+    async with start(refused) as (agent, _client):
         thread = new_thread()
         async with listening(http, agent, thread, ["lifecycle"]) as events:
             await start_run(http, agent, thread, ask("hi"))

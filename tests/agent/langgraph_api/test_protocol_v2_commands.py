@@ -45,7 +45,9 @@ async def test_a_question_is_asked_and_answered(start: Start, http: httpx.AsyncC
             answered = await to_the_end(events)
 
     assert brief(asked) == [("lifecycle", "running"), ("input.requested", None), ("lifecycle", "interrupted")]
-    assert [each["id"] for task in shown["interrupts"].values() for each in task] == [question["interrupt_id"]]
+    assert [each["id"] for task in shown["interrupts"].values() for each in task] == [
+        question["interrupt_id"]
+    ]
     assert question["value"] == question["payload"]
     assert question["value"]["action_requests"][0]["args"] == {"to": "ada"}
     assert (told["type"], told["id"], told["meta"]) == ("success", 7, {"applied_through_seq": 0})
@@ -72,7 +74,11 @@ async def test_several_answers_at_once(start: Start, http: httpx.AsyncClient) ->
         thread = new_thread()
         async with listening(http, agent, thread, ["lifecycle", "input"]) as events:
             await start_run(http, agent, thread, {"assistant_id": "step", "input": {"text": ""}})
-            asked = [event["params"]["data"] for event in await to_the_end(events) if event["method"] != "lifecycle"]
+            asked = [
+                event["params"]["data"]
+                for event in await to_the_end(events)
+                if event["method"] != "lifecycle"
+            ]
             responses = [
                 {"namespace": [], "interrupt_id": each["interrupt_id"], "response": each["value"].upper()}
                 for each in asked
@@ -94,7 +100,11 @@ async def test_what_a_resume_jumps_to(start: Start, http: httpx.AsyncClient) -> 
         thread = new_thread()
         async with listening(http, agent, thread, ["lifecycle", "input"]) as events:
             await start_run(http, agent, thread, {"assistant_id": "step", "input": {"text": ""}})
-            asked = [event["params"]["data"] for event in await to_the_end(events) if event["method"] != "lifecycle"]
+            asked = [
+                event["params"]["data"]
+                for event in await to_the_end(events)
+                if event["method"] != "lifecycle"
+            ]
             responses = [{"interrupt_id": each["interrupt_id"], "response": ""} for each in asked]
             goto = [{"node": "echo", "input": {"text": "sent "}}]
             await command(http, agent, thread, "input.respond", {"responses": responses, "goto": goto})
@@ -131,7 +141,10 @@ REFUSED: dict[str, tuple[str, Any, str]] = {
     "steps": ("run.start", {"assistant_id": "agent", "config": {"recursion_limit": 0}}, "invalid_argument"),
     "no checkpoint": (
         "run.start",
-        {"assistant_id": "agent", "config": {"configurable": {"checkpoint_id": "1f1e6631-b293-6d1d-8006-0132d0230224"}}},
+        {
+            "assistant_id": "agent",
+            "config": {"configurable": {"checkpoint_id": "1f1e6631-b293-6d1d-8006-0132d0230224"}},
+        },
         "no_such_checkpoint",
     ),
     "nothing has run": ("input.respond", {"interrupt_id": "x", "response": 1}, "no_such_run"),
@@ -172,7 +185,9 @@ async def test_answers_must_be_to_what_waits(start: Start, http: httpx.AsyncClie
     assert effects(done) == ["ada"]
 
 
-@pytest.mark.parametrize("body", [b"{", b"[]", b'{"id": -1, "method": "x"}', b'{"id": 1}', b'{"id": 1, "method": 2}'])
+@pytest.mark.parametrize(
+    "body", [b"{", b"[]", b'{"id": -1, "method": "x"}', b'{"id": 1}', b'{"id": 1, "method": 2}']
+)
 async def test_what_is_no_command(start: Start, http: httpx.AsyncClient, body: bytes) -> None:
     """It is refused before anything is looked at."""
     async with start() as (agent, _client):
@@ -181,7 +196,9 @@ async def test_what_is_no_command(start: Start, http: httpx.AsyncClient, body: b
     assert answer.status_code in {400, 422}
 
 
-@pytest.mark.parametrize("body", [{}, {"channels": []}, {"channels": ["values"], "since": -1}, {"channels": "values"}])
+@pytest.mark.parametrize(
+    "body", [{}, {"channels": []}, {"channels": ["values"], "since": -1}, {"channels": "values"}]
+)
 async def test_what_is_no_subscription(start: Start, http: httpx.AsyncClient, body: Any) -> None:
     """It is refused with the name of what is wrong."""
     async with start() as (agent, _client):

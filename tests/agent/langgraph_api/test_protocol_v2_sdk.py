@@ -23,7 +23,7 @@ async def test_projections(start: Start, transport: Any) -> None:
     async with start(CALCULATE, Say("It is 161 ."), CALCULATE, Say("Still 161 .")) as (_agent, client):
         async with client.threads.stream(assistant_id="agent", transport=transport) as thread:
             await thread.run.start(input=ask("23 * 7?")["input"])
-            streams = [stream async for stream in thread.messages]
+            streams: list[Any] = [stream async for stream in thread.messages]
             texts = ["".join([piece async for piece in stream.text]) for stream in streams]
             output: Any = await thread.output
             tools = [handle async for handle in _of_a_second_run(thread)]

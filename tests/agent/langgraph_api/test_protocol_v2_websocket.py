@@ -11,7 +11,16 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosedError
 
 from muster_agent.testing import CallTools, Hold, Say, ScriptedAgent
-from tests.agent.langgraph_api.listening import ALL, Event, ask, is_end, lifecycle, listening, new_thread, to_the_end
+from tests.agent.langgraph_api.listening import (
+    ALL,
+    Event,
+    ask,
+    is_end,
+    lifecycle,
+    listening,
+    new_thread,
+    to_the_end,
+)
 from tests.agent.runs.conftest import Start
 
 CALCULATE = CallTools([("calculator", {"expression": "2+2"})])
@@ -78,17 +87,18 @@ async def test_a_run_over_a_socket(start: Start, http: httpx.AsyncClient) -> Non
 
 async def test_a_late_subscription_is_told_all(start: Start) -> None:
     """What has been said already comes first; of two subscriptions each gets its own, until it is given up."""
-    async with start(Say("One."), Say("Two.")) as (agent, _client):
-        async with talking(agent, new_thread()) as socket:
-            first = await socket.command(1, "subscription.subscribe", {"channels": ["lifecycle"]})
-            await socket.command(2, "run.start", ask("first"))
-            heard = await socket.run()
-            await socket.command(3, "subscription.subscribe", {"channels": ["lifecycle"], "since": heard[0]["seq"]})
-            again = await socket.run()
-            given_up = await socket.command(4, "subscription.unsubscribe", first["result"])
-            await socket.command(5, "run.start", ask("second"))
-            last = await socket.run()
-            unknown = await socket.command(6, "subscription.unsubscribe", first["result"])
+    async with start(Say("One."), Say("Two.")) as (agent, _client), talking(agent, new_thread()) as socket:
+        first = await socket.command(1, "subscription.subscribe", {"channels": ["lifecycle"]})
+        await socket.command(2, "run.start", ask("first"))
+        heard = await socket.run()
+        await socket.command(
+            3, "subscription.subscribe", {"channels": ["lifecycle"], "since": heard[0]["seq"]}
+        )
+        again = await socket.run()
+        given_up = await socket.command(4, "subscription.unsubscribe", first["result"])
+        await socket.command(5, "run.start", ask("second"))
+        last = await socket.run()
+        unknown = await socket.command(6, "subscription.unsubscribe", first["result"])
 
     assert again == heard[1:]
     assert given_up["type"] == "success"
@@ -99,10 +109,9 @@ async def test_a_late_subscription_is_told_all(start: Start) -> None:
 @pytest.mark.parametrize("text", ["{", "[]", '{"id": "1", "method": "x"}', '{"id": 1}'])
 async def test_what_is_no_command(start: Start, text: str) -> None:
     """It is answered as such, and the conversation goes on."""
-    async with start() as (agent, _client):
-        async with talking(agent, new_thread()) as socket:
-            told = await socket.say(text, None)
-            unknown = await socket.command(1, "nope", {})
+    async with start() as (agent, _client), talking(agent, new_thread()) as socket:
+        told = await socket.say(text, None)
+        unknown = await socket.command(1, "nope", {})
 
     assert (told["type"], told["error"]) == ("error", "invalid_argument")
     assert unknown["error"] == "unknown_command"
@@ -115,16 +124,15 @@ async def test_bytes_end_the_conversation(start: Start) -> None:
         async with connect(f"{url}/threads/{new_thread()}/stream/events", proxy=None) as connection:
             await connection.send(b"{}")
             await connection.wait_closed()
-            assert connection.close_code == 1000
+            assert connection.close_code == 1003
 
 
 async def test_subscriptions_are_bounded(start: Start) -> None:
     """One connection cannot make the service listen without end."""
-    async with start() as (agent, _client):
-        async with talking(agent, new_thread()) as socket:
-            wanted = {"channels": ["lifecycle"]}
-            told = [await socket.command(number, "subscription.subscribe", wanted) for number in range(65)]
-            wrong = await socket.command(99, "subscription.subscribe", {"channels": []})
+    async with start() as (agent, _client), talking(agent, new_thread()) as socket:
+        wanted = {"channels": ["lifecycle"]}
+        told = [await socket.command(number, "subscription.subscribe", wanted) for number in range(65)]
+        wrong = await socket.command(99, "subscription.subscribe", {"channels": []})
 
     assert [answer["type"] for answer in told] == ["success"] * 64 + ["error"]
     assert wrong["error"] == "invalid_argument"
@@ -139,7 +147,9 @@ async def test_subscriptions_are_bounded(start: Start) -> None:
         ({"authorization": "Bearer sk-ada", "origin": "https://evil.example"}, 4403),
     ],
 )
-async def test_who_may_not_speak(start: Start, http: httpx.AsyncClient, headers: dict[str, str], code: int) -> None:
+async def test_who_may_not_speak(
+    start: Start, http: httpx.AsyncClient, headers: dict[str, str], code: int
+) -> None:
     """Another tenant, nobody, and a page of another site are sent away with the status that HTTP would have given."""
     held = Hold(Say("One."))
     async with start(held, keys={"sk-ada": "ada", "sk-bob": "bob"}) as (agent, _client):

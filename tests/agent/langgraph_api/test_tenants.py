@@ -10,7 +10,10 @@ from tests.agent.langgraph_api.asking import MISSING, Caller, asks, improvise, r
 from tests.agent.runs.conftest import Start
 
 KEYS = {"k1": "ada", "k2": "bob"}
-REMEMBERING: dict[str, Any] = {"mine": {"graph": "tests.agent.langgraph_api.users_graphs:remembering"}, "agent": {}}
+REMEMBERING: dict[str, Any] = {
+    "mine": {"graph": "tests.agent.langgraph_api.users_graphs:remembering"},
+    "agent": {},
+}
 
 # Method, path and body of every route that names something of a tenant's.
 ROUTES: tuple[tuple[str, str, Any], ...] = (
@@ -92,7 +95,7 @@ async def test_what_is_anothers_is_not_there(start: Start, http: httpx.AsyncClie
     """Every route answers a foreign thread, run or checkpoint word for word as it answers a missing one."""
     async with start(improvise=improvise, keys=KEYS, key="k1") as (agent, _client):
         ada, bob = Caller(http, agent, "k1"), Caller(http, agent, "k2")
-        theirs = await _used(ada, secret="ada's")
+        theirs = await _used(ada, note="ada's")
         before = await ada.get(f"/threads/{theirs['thread']}")
         mine = await bob.thread(graph_id="agent")
         missing = {"thread": MISSING, "run": MISSING, "checkpoint": MISSING, "mine": mine}
@@ -139,7 +142,7 @@ async def test_lists_show_what_is_ones_own(start: Start, http: httpx.AsyncClient
 
 
 async def test_identifiers_are_not_taken_over(start: Start, http: httpx.AsyncClient) -> None:
-    """Making a thread of a foreign identifier is refused, with what one's own would be refused with, and tells nothing."""
+    """Making a thread of a foreign identifier is refused, in the words in which one's own would be."""
     async with start(improvise=improvise, keys=KEYS, key="k1") as (agent, _client):
         ada, bob = Caller(http, agent, "k1"), Caller(http, agent, "k2")
         thread = await ada.thread(metadata={"secret": "ada's"})
@@ -164,7 +167,7 @@ async def test_keys_of_requests_are_ones_own(start: Start, http: httpx.AsyncClie
 
 
 async def test_stores_are_apart(start: Start, http: httpx.AsyncClient) -> None:
-    """Each tenant has a store of its own, over HTTP and in a graph, whatever it names; the graph's is the one over HTTP."""
+    """Each tenant has a store of its own, the same one over HTTP and in a graph, whatever it names."""
     names = {**KEYS, "k3": "ad", "k4": "ada%", "k5": "a.b", "k6": ""}
     async with start(improvise=improvise, keys=names, key="k1", agents=REMEMBERING) as (agent, _client):
         callers = {name: Caller(http, agent, key) for key, name in names.items()}

@@ -1,7 +1,7 @@
 """Joining a thread: what its runs say, one after the other, from now on or from where a client has left."""
 
-import asyncio
 import json
+from contextlib import aclosing
 from typing import Any
 
 import httpx
@@ -14,30 +14,38 @@ from tests.agent.runs.conftest import Start
 INPUT = ask("hi")["input"]
 
 
-async def test_every_run_is_heard(start: Start) -> None:
+async def test_every_run_is_heard(start: Start, http: httpx.AsyncClient) -> None:
     """A client hears the runs that are made after it has come, each to its end, and not those before."""
-    async with start(Say("One."), Say("Two."), Say("Three.")) as (_agent, client):
+    async with start(Say("One."), Say("Two."), Say("Three.")) as (agent, client):
         thread = (await client.threads.create())["thread_id"]
         await client.runs.wait(thread, "agent", input=INPUT)
-        parts = client.threads.join_stream(thread)
         heard: list[Any] = []
-        async with asyncio.TaskGroup() as group:
-            group.create_task(_runs_until(heard, parts, 2))
-            while not heard:  # a run that is made before the client has come is not heard
-                run = await client.runs.create(thread, "agent", input=INPUT, stream_mode="values")
-                await client.runs.join(thread, run["run_id"])
+        async with frames(http, "GET", f"{agent.url}/threads/{thread}/stream") as events:
+            for _ in range(2):
+                await client.runs.wait(thread, "agent", input=INPUT)
+                begun, ended = await anext(events), await anext(events)
+                while ended["event"] != "metadata":
+                    ended = await anext(events)
+                heard += [json.loads(begun["data"]), json.loads(ended["data"])]
+        second, first = [run["run_id"] for run in await client.runs.list(thread, limit=2)]
 
-    ids = [part.data["run_id"] for part in heard if part.event == "metadata"]
-    assert ids[0] == ids[1] != ids[2] == ids[3]
-    done = [part.data.get("status") for part in heard if part.event == "metadata"]
-    assert done == [None, "run_done", None, "run_done"]
+    assert heard == [
+        {"run_id": first, "attempt": 1},
+        {"status": "run_done", "run_id": first},
+        {"run_id": second, "attempt": 1},
+        {"status": "run_done", "run_id": second},
+    ]
 
 
-async def _runs_until(heard: list[Any], parts: Any, runs: int) -> None:
-    async for part in parts:
-        heard.append(part)
-        if [each.data.get("status") for each in heard if each.event == "metadata"].count("run_done") == runs:
-            return
+async def test_the_sdk_joins(start: Start) -> None:
+    """LangGraph's client reads it."""
+    async with start(Say("One.")) as (_agent, client):
+        thread = (await client.threads.create())["thread_id"]
+        run = await client.runs.create(thread, "agent", input=INPUT, stream_resumable=True)
+        await client.runs.join(thread, run["run_id"])
+        parts = client.threads.join_stream(thread, last_event_id="-1", stream_mode="lifecycle")
+        async with aclosing(await parts) as stream:
+            assert [(await anext(stream)).data.get("status") for _ in range(2)] == [None, "run_done"]
 
 
 async def test_a_client_comes_back(start: Start, http: httpx.AsyncClient) -> None:
@@ -52,7 +60,7 @@ async def test_a_client_comes_back(start: Start, http: httpx.AsyncClient) -> Non
         url = f"{agent.url}/threads/{thread}/stream"
         heard = await _read(http, url, "-1", 2)
         for seen in range(len(heard) - 1):
-            assert await _read(http, url, heard[seen]["id"], 2 if seen < 4 else 1) == heard[seen + 1 :]
+            assert await _read(http, url, heard[seen]["id"], 2 if seen < 3 else 1) == heard[seen + 1 :]
 
     assert [fields["event"] for fields in heard] == ["metadata", "values", "values", "metadata"] * 2
 

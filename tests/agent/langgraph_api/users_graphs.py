@@ -2,7 +2,7 @@
 
 from typing import Any, TypedDict
 
-from langgraph.graph import END, START, StateGraph
+from langgraph.graph import END, START, StateGraph  # pyright: ignore[reportMissingTypeStubs] - typed inline
 from langgraph.runtime import Runtime
 from langgraph.types import interrupt
 

@@ -33,6 +33,7 @@ from muster_proxy.bench import servers
 
 _TIMEOUT_S = 240
 _LONGEST_SHOWN = 400
+_MOST_TOKENS = 256  # of one model call: tiny models ramble on until their context is full
 
 _HANDBOOK = {
     "holidays.md": "# Holidays\n\nEvery employee has 28 days of paid holiday a year.\n\n"
@@ -152,7 +153,8 @@ def _agents(folder: Path) -> Path:
 async def _solve(client: LangGraphClient, task: Task) -> Result:
     began_s = time.monotonic()
     asked: Any = {"messages": [{"role": "user", "content": task.question}]}
-    values: Any = await client.runs.wait(None, "agent", input=asked, raise_error=False)
+    bounded: Any = {"sampling": {"extra_body": {"max_tokens": _MOST_TOKENS}}}
+    values: Any = await client.runs.wait(None, "agent", input=asked, context=bounded, raise_error=False)
     messages: list[dict[str, Any]] = values.get("messages", [])
     answer = str(messages[-1]["content"]) if messages else str(values)
     calls = [call for message in messages for call in message.get("tool_calls") or ()]

@@ -38,11 +38,11 @@ def python_of(name: str) -> Path:
     return _installed(tag, [lock], lambda folder: _install_python(lock, folder)) / "bin" / "python"
 
 
-def node_modules() -> Path:
-    """The packages that `node/package-lock.json` describes; skips the test where there is no Node."""
+def node_modules(folder: Path = HERE / "node") -> Path:
+    """The packages that a folder's `package-lock.json` describes; skips the test where there is no Node."""
     if shutil.which("node") is None or shutil.which("npm") is None:
         pytest.skip("node and npm are not installed")
-    files = [HERE / "node" / name for name in ("package.json", "package-lock.json", ".npmrc")]
+    files = [folder / name for name in ("package.json", "package-lock.json", ".npmrc")]
     return _installed("node", files, lambda folder: _install_node(files, folder)) / "node_modules"
 
 
