@@ -63,7 +63,7 @@ class _LongAnswer(Response):
         self._listening = listening
         self._has_ended = False
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002 - ASGI's signature
         """Send the answer."""
         is_done = await until_disconnect(receive, partial(self._answer, send))
         if not is_done and self._listening.left is not None:

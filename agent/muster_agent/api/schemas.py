@@ -2,9 +2,9 @@
 
 import warnings
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
-from langgraph.pregel import Pregel
+from langgraph.pregel import Pregel  # pyright: ignore[reportMissingTypeStubs] - typed inline
 from pydantic import BaseModel, TypeAdapter
 from pydantic.errors import PydanticInvalidForJsonSchema, PydanticSchemaGenerationError, PydanticUserError
 
@@ -51,4 +51,4 @@ def _context_schema(graph: Any) -> dict[str, Any] | None:  # noqa: ANN401 - any 
 def _of_type(schema: Any) -> dict[str, Any]:  # noqa: ANN401 - a type
     if isinstance(schema, type) and issubclass(schema, BaseModel):
         return schema.model_json_schema()
-    return TypeAdapter(schema).json_schema()
+    return TypeAdapter[Any](cast("Any", schema)).json_schema()

@@ -74,6 +74,7 @@ class Executor:
         for run_id in run_ids:
             if (execution := self._executions.get(run_id)) is not None:
                 execution.abandon(is_lost=True)
+            self._services.log.look(run_id)  # whoever listens to it sees that it is gone
 
     async def serve(self) -> None:
         """Run what is to be run, until cancelled; then leave what is not finished to the next process."""

@@ -23,6 +23,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.exc import IntegrityError
 
+from muster_agent.runs import bus
 from muster_agent.runs.records import (
     UNFINISHED,
     NewThread,
@@ -248,6 +249,7 @@ def remove(connection: Connection, tenant: str, thread_id: str) -> Sequence[str]
     running = select(RUNS.c.run_id).where(RUNS.c.thread_id == thread_id, RUNS.c.status.in_(UNFINISHED))
     in_flight = connection.execute(running).scalars().all()
     connection.execute(delete(THREADS).where(_is(tenant, thread_id)))
+    bus.announce(connection, [f"events:{run_id}" for run_id in in_flight])
     return in_flight
 
 

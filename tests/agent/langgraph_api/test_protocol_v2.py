@@ -245,6 +245,23 @@ async def test_a_cancelled_run_ends(start: Start, http: httpx.AsyncClient, actio
     assert heard[-1]["seq"] < later[0]["seq"]
 
 
+async def test_a_thread_is_deleted(start: Start, http: httpx.AsyncClient) -> None:
+    """Whoever listens to a run on it hears that the run is gone, in either protocol."""
+    async with start(Hold(Say("never"))) as (agent, client):
+        thread = new_thread()
+        async with listening(http, agent, thread) as events:
+            run = await start_run(http, agent, thread, ask("hi"))
+            await agent.model.received()
+            joined = client.runs.join_stream(thread, run, last_event_id="-1")
+            assert (await anext(aiter(joined))).event == "metadata"
+            await client.threads.delete(thread)
+            heard = await to_the_end(events)
+            rest = [part.event async for part in joined]
+
+    assert lifecycle(heard) == ["running", "failed"]
+    assert rest == []
+
+
 async def test_a_run_that_never_began_ends_too(start: Start, http: httpx.AsyncClient) -> None:
     """A run that is cancelled while it waits is told of in its turn."""
     held = Hold(Say("One."))
@@ -330,9 +347,11 @@ async def test_a_run_goes_on_in_another_process(start: Start, http: httpx.AsyncC
             heard = [await anext(events)]
             while heard[-1]["method"] != "tools" or heard[-1]["params"]["data"]["event"] != "tool-finished":
                 heard.append(await anext(events))
-    async with start(Say("It is 4.")) as (agent, _client):
-        async with listening(http, agent, thread, since=heard[-1]["seq"]) as events:
-            rest = await to_the_end(events)
+    async with (
+        start(Say("It is 4.")) as (agent, _client),
+        listening(http, agent, thread, since=heard[-1]["seq"]) as events,
+    ):
+        rest = await to_the_end(events)
 
     assert lifecycle([*heard, *rest]) == ["running", "completed"]
     numbers = [event["seq"] for event in (*heard, *rest)]
@@ -341,19 +360,21 @@ async def test_a_run_goes_on_in_another_process(start: Start, http: httpx.AsyncC
     assert values[-1]["messages"][-1]["content"][0]["text"] == "It is 4."
 
 
-async def test_another_replica_hears_it(
-    start: Start, http: httpx.AsyncClient, request: pytest.FixtureRequest
-) -> None:
-    """On PostgreSQL, whoever listens at one replica hears a run that another one was asked for."""
-    if "postgresql" not in request.node.name:
-        pytest.skip("a SQLite database has one process")
+@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+async def test_another_replica_hears_it(start: Start, http: httpx.AsyncClient) -> None:
+    """Whoever listens at one replica hears a run that another one was asked for."""
     thread = new_thread()
     script = (Say("Two."), Say("One."))
-    async with start(*script) as (one, _), start(*script) as (two, _), asyncio.TaskGroup() as group:
-        async with listening(http, one, thread) as here, listening(http, two, thread) as there:
-            ends = [group.create_task(to_the_end(events)) for events in (here, there)]
-            await start_run(http, one, thread, ask("hi"))
-            await asyncio.wait(ends)
+    async with (
+        start(*script) as (one, _),
+        start(*script) as (two, _),
+        asyncio.TaskGroup() as group,
+        listening(http, one, thread) as here,
+        listening(http, two, thread) as there,
+    ):
+        ends = [group.create_task(to_the_end(events)) for events in (here, there)]
+        await start_run(http, one, thread, ask("hi"))
+        await asyncio.wait(ends)
 
     assert ends[0].result() == ends[1].result()
     assert lifecycle(ends[0].result()) == ["running", "completed"]

@@ -169,9 +169,11 @@ async def test_who_may_not_speak(
 
 async def test_a_page_of_this_very_site_may_speak(start: Start) -> None:
     """A browser says where its page is from; from here it is welcome."""
-    async with start() as (agent, _client):
-        async with talking(agent, new_thread(), additional_headers={"origin": agent.url}) as socket:
-            assert (await socket.command(1, "state.get", {}))["type"] == "success"
+    async with (
+        start() as (agent, _client),
+        talking(agent, new_thread(), additional_headers={"origin": agent.url}) as socket,
+    ):
+        assert (await socket.command(1, "state.get", {}))["type"] == "success"
 
 
 async def test_what_is_no_thread(start: Start) -> None:

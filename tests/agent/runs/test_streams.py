@@ -118,7 +118,7 @@ async def test_a_waiting_client_is_kept_alive(start: Start, http: httpx.AsyncCli
         body = {"assistant_id": "agent", "input": asks("hi")}
         async with http.stream("POST", f"{agent.url}/threads/{thread}/runs/wait", json=body) as answer:
             pieces = answer.aiter_raw()
-            assert await anext(pieces) == b"\n"
+            assert set(await anext(pieces)) == set(b"\n")  # one, or on a busy machine some at once
             held.release.set()
             text = b"".join([piece async for piece in pieces])
         assert json.loads(text)["messages"][-1]["content"] == "Hi."
