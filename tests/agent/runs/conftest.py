@@ -26,8 +26,13 @@ def postgres_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 @pytest.fixture(params=["sqlite", "postgresql"])
 def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """An empty database of each kind."""
+    return empty_database(request, tmp_path)
+
+
+def empty_database(request: pytest.FixtureRequest, folder: Path) -> str:
+    """The URL of an empty database of the kind that the request's parameter names."""
     if request.param == "sqlite":
-        return f"sqlite:///{tmp_path}/agent.db"
+        return f"sqlite:///{folder}/agent.db"
     database: str = request.getfixturevalue("postgres_database")
     return database
 
