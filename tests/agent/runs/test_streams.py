@@ -88,6 +88,15 @@ async def test_headers_of_a_stream(start: Start, http: httpx.AsyncClient) -> Non
         assert [identifier for _, _, identifier in events_of(answer.text)] == [str(n) for n in range(1, 5)]
 
 
+async def hear(http: httpx.AsyncClient, where: str, most: int) -> None:
+    """Listen to a stream until so many events have come, then hang up."""
+    heard = 0
+    async with http.stream("GET", where, headers={"last-event-id": "-1"}) as answer:
+        lines = answer.aiter_lines()
+        while heard < most:
+            heard += (await anext(lines)).startswith("id: ")
+
+
 @pytest.mark.parametrize("seen", range(0, 12, 3))
 async def test_a_stream_is_resumed(start: Start, http: httpx.AsyncClient, seen: int) -> None:
     """Whoever comes back with the number of the last event gets exactly the rest, while the run goes and after it."""
@@ -100,6 +109,7 @@ async def test_a_stream_is_resumed(start: Start, http: httpx.AsyncClient, seen: 
         where = f"{agent.url}/threads/{thread}/runs/{run['run_id']}/stream"
         for _ in range(2):
             await agent.model.received()
+        await hear(http, where, seen)
         resumed = asyncio.create_task(http.get(where, headers={"last-event-id": str(seen or -1)}))
         held.release.set()
         during = events_of((await resumed).text)
