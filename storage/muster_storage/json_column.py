@@ -1,11 +1,15 @@
 """JSON columns."""
 
+import re
 from typing import Any
 
 import orjson
 from sqlalchemy import Dialect, Text
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.types import TypeDecorator, TypeEngine
+
+# An escaped NUL, and not the text of one: before that stands a backslash that is itself escaped.
+_NUL = re.compile(rb"(?<!\\)((?:\\\\)*)\\u0000")
 
 
 class Json(TypeDecorator[Any]):
@@ -28,7 +32,7 @@ class Json(TypeDecorator[Any]):
         """What is sent."""
         if value is None:
             return None
-        text = orjson.dumps(value).replace(b"\\u0000", b"\\ufffd").decode()
+        text = _NUL.sub(rb"\1\\ufffd", orjson.dumps(value)).decode()
         return orjson.loads(text) if dialect.name == "postgresql" else text
 
     def process_result_value(self, value: Any, dialect: Dialect) -> Any:  # noqa: ANN401 - any JSON

@@ -67,7 +67,10 @@ def _sqlite(url: URL, opened: ExitStack) -> Engine:
     # One connection, for one thread. More of them would write-lock each other out, and releases of SQLite before
     # 3.51.3 may damage a file when two connections reset its write-ahead log at once.
     engine = create_engine(
-        url, poolclass=StaticPool, connect_args={"check_same_thread": False, "isolation_level": None}
+        url,
+        hide_parameters=True,  # an error would quote what clients have written
+        poolclass=StaticPool,
+        connect_args={"check_same_thread": False, "isolation_level": None},
     )
     event.listen(engine, "connect", _prepare)
     event.listen(engine, "begin", _begin)
@@ -120,6 +123,7 @@ def _postgres(url: URL) -> Engine:
     try:
         return create_engine(
             url,
+            hide_parameters=True,  # as above
             pool_size=_POSTGRES_CONNECTIONS,
             pool_pre_ping=True,  # a restarted server must not cost a request
             connect_args={"connect_timeout": _CONNECT_TIMEOUT_S},
