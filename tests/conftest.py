@@ -11,6 +11,7 @@ import pytest
 from muster_proxy.embedded.command import prepare_weights
 from muster_proxy.embedded.settings import EngineSettings
 from muster_proxy.embedded.weights import default_cache_dir
+from tests.postgres import running_postgres
 from tests.stacks import Stack, muster_up
 
 # A slow machine is no failure: nothing is asserted of how long a test takes.
@@ -46,6 +47,13 @@ def loopback_only() -> Iterator[None]:
 def weights() -> Path:
     """The real model's file; fetched once, before any test's time begins to count."""
     return prepare_weights(EngineSettings(), default_cache_dir())
+
+
+@pytest.fixture(scope="session")
+def postgres_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A PostgreSQL server of its own; one for all tests, which make databases in it."""
+    with running_postgres(tmp_path_factory.mktemp("postgres")) as url:
+        yield url
 
 
 @pytest.fixture(scope="session")

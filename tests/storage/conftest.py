@@ -5,14 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.postgres import new_database, running_postgres
-
-
-@pytest.fixture(scope="session")
-def postgres_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A PostgreSQL server of its own, for all tests of a session."""
-    with running_postgres(tmp_path_factory.mktemp("postgres")) as url:
-        yield url
+from tests.postgres import new_database
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])

@@ -18,11 +18,6 @@ from muster_agent.tools.fetch import FetchSettings
 from muster_agent.tools.mcp.settings import McpSettings
 from muster_agent.tools.sql import SqlSettings
 
-DEFAULT_PROMPT = (
-    "You are a helpful assistant. Use a tool when it helps: the calculator for arithmetic, the clock for "
-    "dates and times. Then answer briefly, in the user's language."
-)
-
 _IMPORT = r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$"
 _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\}")
 

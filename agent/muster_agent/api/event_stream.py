@@ -1,6 +1,7 @@
 """Answers that last as long as a run: its events one by one, or its result at the end."""
 
 import asyncio
+from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable
 from contextlib import aclosing
 from dataclasses import dataclass
@@ -52,7 +53,7 @@ class Listening:
         return self.modes is None or name in self.modes or name in {"metadata", "error", "end"}
 
 
-class _LongAnswer(Response):
+class _LongAnswer(Response, ABC):
     """An answer that is written while a run goes on."""
 
     def __init__(self, listening: Listening, headers: dict[str, str]) -> None:
@@ -96,15 +97,17 @@ class _LongAnswer(Response):
             if body := self._written(event):
                 await _write(send, body)
 
+    @abstractmethod
     def _silence(self) -> bytes:
-        raise NotImplementedError
+        """What keeps a connection alive while there is nothing to say."""
 
     def _ending(self) -> bytes:
         """What is said of a run that is gone without an end."""
         return b""
 
+    @abstractmethod
     def _written(self, event: "StoredEvent") -> bytes:
-        raise NotImplementedError
+        """What is sent of an event."""
 
 
 class EventStream(_LongAnswer):

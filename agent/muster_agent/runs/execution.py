@@ -169,11 +169,8 @@ class Execution:
     async def _run_graph(self) -> Outcome:
         services, run = self._services, self._run
         assistant = services.assistants.find(run["assistant_id"])
-        async with (
-            services.acting_for(run, self.hold),
-            assistant.open(services.memory, self._config(assistant)) as graph,
-        ):
-            config = self._config(assistant)
+        config = self._config(assistant)
+        async with services.acting_for(run, self.hold), assistant.open(services.memory, config) as graph:
             start = await self._where_to_start(graph, config)
             await self._writer.write(
                 "metadata", orjson.dumps({"run_id": self.run_id, "attempt": run["attempt"]})

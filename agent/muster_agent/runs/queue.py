@@ -165,7 +165,6 @@ def _insert_run(connection: Connection, run: NewRun) -> Row:
         "attempt": 0,
         "stalls": 0,
         "keeps_input": False,
-        "events_before": 0,
         "sealed_key": run.sealed_key,
         "request_id": run.request_id,
     }
@@ -245,7 +244,7 @@ def _ready(now: ColumnElement[float]) -> Select[Any]:
         earlier.c.not_before <= now,
     )
     return (
-        select(RUNS, THREADS.c.fence, THREADS.c.events_before.label("thread_events"))
+        select(RUNS, THREADS.c.fence)
         .join(THREADS, THREADS.c.thread_id == RUNS.c.thread_id)
         .where(RUNS.c.status == RunStatus.PENDING.value, RUNS.c.not_before <= now, is_first)
         .where(THREADS.c.running_run_id.is_(None))
@@ -255,7 +254,7 @@ def _ready(now: ColumnElement[float]) -> Select[Any]:
 
 def _abandoned(now: ColumnElement[float]) -> Select[Any]:
     return (
-        select(RUNS, THREADS.c.fence, THREADS.c.events_before.label("thread_events"))
+        select(RUNS, THREADS.c.fence)
         .join(THREADS, THREADS.c.running_run_id == RUNS.c.run_id)
         .where(THREADS.c.lease_until < now)
         .with_for_update(of=THREADS, skip_locked=True)
@@ -283,7 +282,6 @@ def _take(connection: Connection, run: Row, owner: str, lease_s: float) -> Claim
             status=RunStatus.RUNNING.value,
             attempt=RUNS.c.attempt + 1,
             started_at=func.coalesce(RUNS.c.started_at, now),
-            events_before=run["thread_events"],
             updated_at=now,
         )
         .returning(RUNS, (RUNS.c.started_at + RUNS.c.timeout_s - now).label("left_s"))
@@ -395,7 +393,6 @@ def finish(connection: Connection, lease: Lease, outcome: Outcome, seq: int, *, 
             status=_status_after(lease, outcome.thread_status),
             interrupts=outcome.interrupts,
             error=outcome.error,
-            events_before=THREADS.c.events_before + seq,
             approval_due=None if outcome.approval_s is None else now + outcome.approval_s,
             **shown,
         )

@@ -47,7 +47,6 @@ THREADS = Table(
     Column("fence", BigInteger, nullable=False),
     Column("lease_owner", Text),
     Column("lease_until", Double),
-    Column("events_before", BigInteger, nullable=False),  # of runs that have ended
     Column("approval_due", Double),  # when what waits for a person is denied
 )
 Index("agent_threads_of_tenant", THREADS.c.tenant, THREADS.c.updated_at)
@@ -77,7 +76,6 @@ RUNS = Table(
     Column("progress", Text),  # its newest checkpoint when it was last claimed
     Column("cancel", Text),  # interrupt or rollback: asked for
     Column("keeps_input", Boolean, nullable=False),  # cancelled, its input still enters the thread
-    Column("events_before", BigInteger, nullable=False),  # of its thread's earlier runs
     Column("sealed_key", LargeBinary),  # the caller's key, encrypted, until the run has ended
     Column("request_id", Text, nullable=False),
     Column("error", Json),

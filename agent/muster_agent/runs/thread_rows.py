@@ -76,7 +76,6 @@ def insert_thread(connection: Connection, thread: NewThread) -> Row:
         "status": ThreadStatus.IDLE.value,
         "is_temporary": thread.is_temporary,
         "fence": 0,
-        "events_before": 0,
     }
     made = insert(THREADS).values(**row, created_at=now, updated_at=now, state_updated_at=now)
     return connection.execute(made.returning(THREADS)).mappings().one()

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.agent.runs.conftest import empty_database, postgres_database, postgres_url, start
+from tests.agent.runs.conftest import empty_database, postgres_database, start
 
-__all__ = ["postgres_database", "postgres_url", "start"]
+__all__ = ["postgres_database", "start"]
 
 _ON_BOTH = {
     "test_forged",

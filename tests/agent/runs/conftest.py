@@ -11,16 +11,9 @@ from langgraph_sdk import get_client
 from langgraph_sdk.client import LangGraphClient
 
 from muster_agent.testing import ModelCall, Reply, ScriptedAgent, scripted_agent
-from tests.postgres import new_database, running_postgres
+from tests.postgres import new_database
 
 SECRET = Fernet.generate_key().decode()
-
-
-@pytest.fixture(scope="session")
-def postgres_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A PostgreSQL server of its own, for all tests of a session."""
-    with running_postgres(tmp_path_factory.mktemp("postgres")) as url:
-        yield url
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
