@@ -16,11 +16,11 @@ _CONNECT_TIMEOUT_S = 5.0
 
 
 class ProxyModel(ChatOpenAI):
-    """`ChatOpenAI` without the SDK's rewriting of messages and tools.
+    """`ChatOpenAI` without the SDK's types between the wire and LangChain, which has its own.
 
     The SDK walks through a request and rewrites what its types say is spelt otherwise on the wire. Nothing in messages
     and tools is, and the walk takes longer than all the rest of a call: 3 ms for a dozen messages. What is put into
-    `extra_body` goes out as it is.
+    `extra_body` goes out as it is. And it makes an object of each chunk of a stream, which LangChain makes JSON again.
     """
 
     def _get_request_payload(self, *args: Any, **kwargs: Any) -> dict[str, Any]:  # noqa: ANN401 - as the base class has it
@@ -28,6 +28,23 @@ class ProxyModel(ChatOpenAI):
         plain = {name: payload[name] for name in ("messages", "tools") if name in payload}
         payload.pop("tools", None)
         return {**payload, "messages": [], "extra_body": {**(payload.get("extra_body") or {}), **plain}}
+
+
+class _Completions:
+    """The SDK's chat completions as `ChatOpenAI` calls them, the chunks of a stream as plain JSON."""
+
+    def __init__(self, client: openai.AsyncOpenAI) -> None:
+        self._client = client
+        self.with_raw_response = client.chat.completions.with_raw_response
+
+    async def create(self, *, extra_body: dict[str, Any], **body: Any) -> openai.AsyncStream[object]:  # noqa: ANN401 - JSON
+        return await self._client.post(
+            "/chat/completions",
+            cast_to=cast("type[openai.AsyncStream[object]]", object),
+            body={**body, **extra_body},
+            stream=True,
+            stream_cls=openai.AsyncStream[object],
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,13 +75,13 @@ def connect(settings: AgentSettings) -> ProxyClients:
     timeout = httpx2.Timeout(None, connect=_CONNECT_TIMEOUT_S)
     # How many calls run at once is the proxy's decision. A pool limit here would be a second queue in front of its
     # queue, one that knows nothing of classes, tenants and sessions.
-    limits = httpx2.Limits(max_connections=None, max_keepalive_connections=100)
+    limits = httpx2.Limits(max_connections=0, keepalive_expiry=30)
     # The operator names the server in full; HTTP_PROXY and netrc are about other traffic, and would send a loopback
     # address and its prompts elsewhere.
-    http = httpx2.AsyncClient(
+    http = openai.DefaultAioHttpClient(
         event_hooks={"request": [add_identity]}, limits=limits, timeout=timeout, trust_env=False
     )
-    plain = httpx2.AsyncClient(limits=limits, timeout=timeout, trust_env=False)
+    plain = openai.DefaultAioHttpClient(limits=limits, timeout=timeout, trust_env=False)
     model = ProxyModel(
         model=settings.model or "unnamed",  # each call carries the name that ModelName has found
         base_url=f"{settings.proxy}/v1",
@@ -77,4 +94,6 @@ def connect(settings: AgentSettings) -> ProxyClients:
         stream_chunk_timeout=None,  # a call may wait long in the proxy's queue; the run's own timeout holds
         use_responses_api=False,  # else names of some hosted models would switch it on
     )
-    return ProxyClients(http, plain, model, cast("openai.AsyncOpenAI", model.root_async_client))
+    client = cast("openai.AsyncOpenAI", model.root_async_client)
+    model.async_client = _Completions(client)
+    return ProxyClients(http, plain, model, client)

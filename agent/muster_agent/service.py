@@ -14,6 +14,7 @@ from muster_agent import identity
 from muster_agent.agents.assistants import Assistants, open_assistants
 from muster_agent.agents.building import Parts
 from muster_agent.agents.declarations import AgentsFile
+from muster_agent.agents.tracing import stay_in_loop_untraced
 from muster_agent.callers import Callers
 from muster_agent.checkpoints import Memory, open_memory
 from muster_agent.clients import ProxyClients, connect
@@ -84,6 +85,7 @@ async def open_service(
         StorageError: The database cannot be used.
         ToolkitError: An agent's tools or graph cannot be had.
     """
+    stay_in_loop_untraced()
     async with AsyncExitStack() as opened:
         database = await asyncio.to_thread(open_database, settings.database_url, SCHEMA)
         opened.push_async_callback(database.close)

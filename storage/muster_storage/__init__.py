@@ -4,7 +4,7 @@ The same SQL runs on both, written with SQLAlchemy's Core; Alembic brings a data
 expects. Why these: docs/decisions/0006-storage.md.
 """
 
-from muster_storage.database import Database, now_s
+from muster_storage.database import Database, now_s, origin
 from muster_storage.errors import DatabaseInUseError, StorageError
 from muster_storage.json_column import Json
 from muster_storage.migrations import Schema
@@ -19,4 +19,5 @@ __all__ = [
     "make_private",
     "now_s",
     "open_database",
+    "origin",
 ]

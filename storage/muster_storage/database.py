@@ -94,3 +94,12 @@ def now_s(connection: Connection) -> ColumnElement[float]:
         # Not the transaction's beginning, which now() would be: a transaction may have waited for a lock.
         return literal_column("extract(epoch from clock_timestamp())::double precision", Double)
     return literal_column("((julianday('now') - 2440587.5) * 86400.0)", Double)
+
+
+ORIGIN = "muster_origin"
+"""The execution option in which an engine has its name."""
+
+
+def origin(of: Connection | Engine) -> str:
+    """A name of the open database that tells it from every other one, those of other processes included."""
+    return str(of.get_execution_options()[ORIGIN])

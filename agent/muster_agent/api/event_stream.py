@@ -1,6 +1,5 @@
 """Answers that last as long as a run: its events one by one, or its result at the end."""
 
-import asyncio
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable
 from contextlib import aclosing
@@ -8,12 +7,12 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-import anyio
 import orjson
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from muster_agent.disconnects import until_disconnect
+from muster_agent.gathering import gathered
 from muster_agent.wire import to_json
 
 if TYPE_CHECKING:
@@ -72,30 +71,14 @@ class _LongAnswer(Response, ABC):
 
     async def _answer(self, send: Send) -> None:
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
-        told, heard = anyio.create_memory_object_stream["StoredEvent"](0)
-        async with anyio.create_task_group() as group, heard:
-            group.start_soon(self._hear, told)
-            await self._relay(heard, send)
+        listening = self._listening
+        async with gathered(listening.events, listening.keep_alive_s) as handfuls, aclosing(handfuls):
+            async for events in handfuls:
+                body = b"".join(map(self._written, events)) if events else self._silence()
+                self._has_ended |= any(event.is_last for event in events)
+                if body:
+                    await send({"type": "http.response.body", "body": body, "more_body": True})
         await send({"type": "http.response.body", "body": b"" if self._has_ended else self._ending()})
-
-    async def _hear(self, told: Any) -> None:  # noqa: ANN401 - anyio's stream
-        async with told, aclosing(self._listening.events) as events:
-            async for event in events:
-                await told.send(event)
-
-    async def _relay(self, heard: Any, send: Send) -> None:  # noqa: ANN401 - anyio's stream
-        while True:
-            try:
-                async with asyncio.timeout(self._listening.keep_alive_s):
-                    event = await heard.receive()
-            except TimeoutError:
-                await _write(send, self._silence())
-                continue
-            except anyio.EndOfStream:
-                return
-            self._has_ended |= event.is_last
-            if body := self._written(event):
-                await _write(send, body)
 
     @abstractmethod
     def _silence(self) -> bytes:
@@ -147,7 +130,3 @@ def _status(event: "StoredEvent") -> Any:  # noqa: ANN401 - JSON
 
 def _result(event: "StoredEvent") -> bytes:
     return orjson.dumps(orjson.loads(event.data).get("result") or {})
-
-
-async def _write(send: Send, body: bytes) -> None:
-    await send({"type": "http.response.body", "body": body, "more_body": True})

@@ -1,12 +1,10 @@
 """`GET /threads/{id}/stream`: what a thread's runs say, from now on or behind `Last-Event-ID`, run after run."""
 
-import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import anyio
 import orjson
 from fastapi import FastAPI
 from starlette.requests import Request
@@ -15,6 +13,7 @@ from starlette.types import Receive, Scope, Send
 
 from muster_agent.api.requests import ApiError, add, caller_of, path_id, service_of
 from muster_agent.disconnects import until_disconnect
+from muster_agent.gathering import gathered
 from muster_agent.runs.thread_events import Heard, Place
 
 if TYPE_CHECKING:
@@ -59,27 +58,11 @@ class LiveStream(Response):
 
     async def _answer(self, send: Send) -> None:
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
-        told, heard = anyio.create_memory_object_stream[bytes](0)
-        async with anyio.create_task_group() as group, heard:
-            group.start_soon(self._hear, told)
-            await self._relay(heard, send)
+        async with gathered(self._events, self._keep_alive_s) as handfuls, aclosing(handfuls):
+            async for events in handfuls:
+                body = b"".join(events) if events else _HEARTBEAT
+                await send({"type": "http.response.body", "body": body, "more_body": True})
         await send({"type": "http.response.body", "body": b""})
-
-    async def _hear(self, told: Any) -> None:  # noqa: ANN401 - anyio's stream
-        async with told, aclosing(self._events) as events:
-            async for event in events:
-                await told.send(event)
-
-    async def _relay(self, heard: Any, send: Send) -> None:  # noqa: ANN401 - anyio's stream
-        while True:
-            try:
-                async with asyncio.timeout(self._keep_alive_s):
-                    body = await heard.receive()
-            except TimeoutError:
-                body = _HEARTBEAT
-            except anyio.EndOfStream:
-                return
-            await send({"type": "http.response.body", "body": body, "more_body": True})
 
 
 def frame(event: str, data: bytes, identifier: str) -> bytes:

@@ -2,6 +2,9 @@
 
 A process that has slept through the end of its lease does not know it. So every write asks for the thread's fence in
 its own transaction and keeps it from changing until it has committed.
+
+A write is one journey to the database and back: its statements are sent together, and are one transaction. One that
+does not find the fence fails, and all behind it are left out.
 """
 
 import asyncio
@@ -11,13 +14,13 @@ from typing import TYPE_CHECKING, Any, cast
 
 from langgraph.checkpoint.postgres.aio import AsyncPostgresSaver
 from langgraph.store.postgres.aio import AsyncPostgresStore
-from psycopg import AsyncConnection, AsyncCursor, sql
+from psycopg import AsyncConnection, AsyncCursor, errors, sql
 from psycopg.rows import DictRow, dict_row
 from psycopg_pool import AsyncConnectionPool
 
 from muster_agent.checkpoints.saver import Saver, serializer
 from muster_agent.runs import holds
-from muster_agent.runs.records import Lease, LeaseLostError
+from muster_agent.runs.records import LeaseLostError
 
 if TYPE_CHECKING:
     from langgraph.store.base import BaseStore
@@ -27,7 +30,11 @@ _TRY_AGAIN_S = 0.1
 # Replicas that start together set up one after the other. Any number that nothing else uses.
 _LOCK = 0x4D_55_53_54_45_53
 
-_FENCE = "SELECT 1 FROM agent_threads WHERE thread_id = %s AND fence = %s AND running_run_id = %s FOR SHARE"
+# It divides by zero where another process has the thread.
+_FENCE = (
+    "SELECT 1 / count(*) FROM (SELECT FROM agent_threads "
+    "WHERE thread_id = %s AND fence = %s AND running_run_id = %s FOR SHARE) AS held"
+)
 
 
 class PostgresSaver(Saver, AsyncPostgresSaver):
@@ -44,11 +51,12 @@ class PostgresSaver(Saver, AsyncPostgresSaver):
                     yield cursor
                 return
             async with (
-                connection.transaction(),
+                _fenced(),
+                connection.pipeline(),
                 connection.cursor(binary=True, row_factory=dict_row) as cursor,
             ):
                 if (hold := holds.peek()) is not None:
-                    await _keep_fence(cursor, hold.lease)
+                    await cursor.execute(_FENCE, (hold.lease.thread_id, hold.lease.fence, hold.lease.run_id))
                 yield cursor
 
     async def take_back(self, thread_id: str, run_id: str) -> None:
@@ -100,10 +108,12 @@ class PostgresSaver(Saver, AsyncPostgresSaver):
             await _drop_unused_blobs(cursor, thread_id)
 
 
-async def _keep_fence(cursor: AsyncCursor[DictRow], lease: Lease) -> None:
-    await cursor.execute(_FENCE, (lease.thread_id, lease.fence, lease.run_id))
-    if await cursor.fetchone() is None:
-        raise LeaseLostError(lease.run_id)
+@asynccontextmanager
+async def _fenced() -> AsyncGenerator[None]:
+    try:
+        yield
+    except errors.DivisionByZero:
+        raise LeaseLostError(holds.current().lease.run_id) from None
 
 
 async def _drop_unused_blobs(cursor: AsyncCursor[Any], thread_id: str) -> None:

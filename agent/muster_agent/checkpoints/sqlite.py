@@ -3,17 +3,29 @@
 LangGraph's saver commits after every write, so it shares a file with nothing else; it also locks itself, so there is
 one in a process. One process has the file (`muster_storage` sees to that), so a hold that this process has not lost is
 not lost: nothing need be asked of the database before a write.
+
+Whatever is done to the file is done in one thread, whole: LangGraph's own saver for asyncio goes to a thread and back
+for each statement, cursor and commit, five times for a state that is read.
 """
 
 import asyncio
 import importlib
-from collections.abc import AsyncGenerator
+import sqlite3
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
-import aiosqlite
-from langgraph.checkpoint.sqlite.aio import AsyncSqliteSaver
+from langchain_core.runnables import RunnableConfig
+from langgraph.checkpoint import sqlite
+from langgraph.checkpoint.base import (
+    ChannelVersions,
+    Checkpoint,
+    CheckpointMetadata,
+    CheckpointTuple,
+    DeltaChannelHistory,
+)
 
 from muster_agent.checkpoints.saver import Saver, serializer
 from muster_storage import make_private
@@ -21,61 +33,128 @@ from muster_storage import make_private
 if TYPE_CHECKING:
     from langgraph.store.base import BaseStore
 
+_Given = ParamSpec("_Given")
+_Result = TypeVar("_Result")
+
 _OF_RUN = "json_extract(CAST(metadata AS TEXT), '$.run_id') = ?"
+_COLUMNS = {
+    "checkpoints": "checkpoint_ns, checkpoint_id, parent_checkpoint_id, type, checkpoint, metadata",
+    "writes": "checkpoint_ns, checkpoint_id, task_id, task_path, idx, channel, type, value",
+}
 
 
-class SqliteSaver(Saver, AsyncSqliteSaver):
-    """LangGraph's saver for SQLite."""
+class _ThreadedSaver(sqlite.SqliteSaver):
+    """LangGraph's saver for SQLite, its methods for asyncio done by the others in a thread.
+
+    Args:
+        connection: To the file.
+        thread: A pool of one thread, in which the connection was made.
+    """
+
+    def __init__(self, connection: sqlite3.Connection, thread: ThreadPoolExecutor) -> None:
+        super().__init__(connection, serde=serializer())
+        self._thread = thread
+
+    async def _run(
+        self,
+        work: Callable[_Given, _Result],
+        *given: _Given.args,
+        **named: _Given.kwargs,
+    ) -> _Result:
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._thread, lambda: work(*given, **named))
+
+    async def aget_tuple(self, config: RunnableConfig) -> CheckpointTuple | None:
+        return await self._run(self.get_tuple, config)
+
+    async def alist(
+        self,
+        config: RunnableConfig | None,
+        *,
+        filter: dict[str, Any] | None = None,  # noqa: A002 - as the base class has it
+        before: RunnableConfig | None = None,
+        limit: int | None = None,
+    ) -> AsyncIterator[CheckpointTuple]:
+        found = await self._run(lambda: [*self.list(config, filter=filter, before=before, limit=limit)])
+        for each in found:
+            yield each
+
+    async def aput(
+        self,
+        config: RunnableConfig,
+        checkpoint: Checkpoint,
+        metadata: CheckpointMetadata,
+        new_versions: ChannelVersions,
+    ) -> RunnableConfig:
+        return await self._run(self.put, config, checkpoint, metadata, new_versions)
+
+    async def aput_writes(
+        self, config: RunnableConfig, writes: Sequence[tuple[str, Any]], task_id: str, task_path: str = ""
+    ) -> None:
+        await self._run(self.put_writes, config, writes, task_id, task_path)
+
+    async def adelete_thread(self, thread_id: str) -> None:
+        await self._run(self.delete_thread, thread_id)
+
+    async def aget_delta_channel_history(
+        self, *, config: RunnableConfig, channels: Sequence[str]
+    ) -> Mapping[str, DeltaChannelHistory]:
+        return await self._run(self.get_delta_channel_history, config=config, channels=channels)
+
+
+class SqliteSaver(Saver, _ThreadedSaver):
+    """What the service needs of it."""
 
     async def take_back(self, thread_id: str, run_id: str) -> None:
         """Delete what a run has stored, so that its thread is as it was before."""
-        await self.setup()
-        async with self.lock:
-            await self.conn.execute(
+        await self._run(self._take_back, thread_id, run_id)
+
+    async def copy(self, thread_id: str, to_thread_id: str) -> None:
+        """Copy a thread's whole history to a thread that has none."""
+        await self._run(self._copy, thread_id, to_thread_id)
+
+    async def shorten(self, thread_id: str, keep: int) -> None:
+        """Delete all but a thread's newest `keep` checkpoints."""
+        await self._run(self._shorten, thread_id, keep)
+
+    # The connection's own block commits, or takes everything back where something fails.
+
+    def _take_back(self, thread_id: str, run_id: str) -> None:
+        with self.conn as connection:
+            connection.execute(
                 "DELETE FROM writes WHERE thread_id = ? AND (checkpoint_ns, checkpoint_id) IN "  # noqa: S608 - a constant
                 f"(SELECT checkpoint_ns, checkpoint_id FROM checkpoints WHERE thread_id = ? AND {_OF_RUN})",
                 (thread_id, thread_id, run_id),
             )
-            await self.conn.execute(
+            connection.execute(
                 f"DELETE FROM checkpoints WHERE thread_id = ? AND {_OF_RUN}",  # noqa: S608 - likewise
                 (thread_id, run_id),
             )
             # An answer that the run had brought is taken back too, or the question would count as answered.
-            await self.conn.execute(
+            connection.execute(
                 "DELETE FROM writes WHERE thread_id = ? AND channel = '__resume__'", (thread_id,)
             )
-            await self.conn.commit()
 
-    async def copy(self, thread_id: str, to_thread_id: str) -> None:
-        """Copy a thread's whole history to a thread that has none."""
-        await self.setup()
-        columns = {
-            "checkpoints": "checkpoint_ns, checkpoint_id, parent_checkpoint_id, type, checkpoint, metadata",
-            "writes": "checkpoint_ns, checkpoint_id, task_id, task_path, idx, channel, type, value",
-        }
-        async with self.lock:
-            for table, names in columns.items():
-                await self.conn.execute(
+    def _copy(self, thread_id: str, to_thread_id: str) -> None:
+        with self.conn as connection:
+            for table, names in _COLUMNS.items():
+                connection.execute(
                     f"INSERT INTO {table} (thread_id, {names}) SELECT ?, {names} FROM {table} WHERE thread_id = ?",  # noqa: S608 - constants
                     (to_thread_id, thread_id),
                 )
-            await self.conn.commit()
 
-    async def shorten(self, thread_id: str, keep: int) -> None:
-        """Delete all but a thread's newest `keep` checkpoints."""
-        await self.setup()
+    def _shorten(self, thread_id: str, keep: int) -> None:
         # Identifiers of checkpoints grow with time, those of subgraphs among them.
         oldest = (
             "(SELECT checkpoint_id FROM checkpoints WHERE thread_id = ? AND checkpoint_ns = '' "
             "ORDER BY checkpoint_id DESC LIMIT 1 OFFSET ?)"
         )
-        async with self.lock:
-            for table in ("writes", "checkpoints"):
-                await self.conn.execute(
+        with self.conn as connection:
+            for table in _COLUMNS:
+                connection.execute(
                     f"DELETE FROM {table} WHERE thread_id = ? AND checkpoint_id < {oldest}",  # noqa: S608 - constants
                     (thread_id, thread_id, keep - 1),
                 )
-            await self.conn.commit()
 
 
 @asynccontextmanager
@@ -86,13 +165,27 @@ async def open_sqlite(path: Path) -> AsyncGenerator[tuple[Saver, "BaseStore"]]:
     items = path.with_name(f"{path.stem}-store{path.suffix}")
     for file in (path, items):
         await asyncio.to_thread(make_private, file)
-    async with (
-        aiosqlite.connect(path) as connection,
-        stores.AsyncSqliteStore.from_conn_string(str(items)) as store,
-    ):
-        # As in muster_storage: a killed process loses nothing.
-        await connection.execute("PRAGMA synchronous=NORMAL")
-        saver = SqliteSaver(connection, serde=serializer())
-        await saver.setup()
+    async with _opened(path) as saver, stores.AsyncSqliteStore.from_conn_string(str(items)) as store:
         await store.setup()
         yield saver, store
+
+
+@asynccontextmanager
+async def _opened(path: Path) -> AsyncGenerator[SqliteSaver]:
+    loop = asyncio.get_running_loop()
+    thread = ThreadPoolExecutor(1, "checkpoints")
+    saver = await loop.run_in_executor(thread, _open, path, thread)
+    try:
+        yield saver
+    finally:
+        await loop.run_in_executor(thread, saver.conn.close)
+        thread.shutdown()
+
+
+def _open(path: Path, thread: ThreadPoolExecutor) -> SqliteSaver:
+    connection = sqlite3.connect(path)
+    # As in muster_storage: a killed process loses nothing.
+    connection.execute("PRAGMA synchronous=NORMAL")
+    saver = SqliteSaver(connection, thread)
+    saver.setup()
+    return saver

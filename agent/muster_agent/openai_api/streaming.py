@@ -6,8 +6,6 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
-import anyio
-from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
@@ -15,6 +13,7 @@ from muster_agent import failures
 from muster_agent.api.requests import Json
 from muster_agent.disconnects import until_disconnect
 from muster_agent.failures import Failure
+from muster_agent.gathering import gathered
 
 if TYPE_CHECKING:
     from muster_agent.runs.events import StoredEvent
@@ -94,9 +93,6 @@ class Manner:
     begins_at_once: bool = False
 
 
-_Told = bytes | Failure | None
-
-
 class StreamedAnswer(Response):
     """Answers with server-sent events.
 
@@ -127,42 +123,26 @@ class StreamedAnswer(Response):
             await self._manner.left()
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
-        # No buffer between the run and the client: a slow reader is the event log's to serve, and memory is bounded.
-        told, heard = anyio.create_memory_object_stream[_Told](0)
-        failure: Failure | None = None
-        async with anyio.create_task_group() as group, told, heard:
-            group.start_soon(self._tell, told)
-            failure = await self._relay(heard, send)
+        failure = await self._relay(send)
         if failure is None:
+            await self._write(send, b"")
             await send({"type": "http.response.body", "body": b""})
         elif self._has_begun:
             await send({"type": "http.response.body", "body": self._manner.broken_off(failure)})
         else:
             await Json(failure.body, failure.status, failure.headers).response()(scope, receive, send)
 
-    async def _tell(self, told: MemoryObjectSendStream[_Told]) -> None:
-        try:
-            async with aclosing(self._pieces) as pieces:
-                async for piece in pieces:
-                    await told.send(piece)
-        except Failure as failure:
-            await told.send(failure)
-        else:
-            await told.send(None)
-
-    async def _relay(self, heard: MemoryObjectReceiveStream[_Told], send: Send) -> Failure | None:
+    async def _relay(self, send: Send) -> Failure | None:
         """Send the pieces, to the last. Returns why there are no more, if they failed."""
         if self._manner.begins_at_once:
             await self._write(send, b"")
-        while True:
-            told: _Told = KEEP_ALIVE
-            with anyio.move_on_after(self._manner.keep_alive_s):
-                told = await heard.receive()
-            if not isinstance(told, bytes):
-                if told is None and not self._has_begun:
-                    await self._write(send, b"")
-                return told
-            await self._write(send, told)
+        try:
+            async with gathered(self._pieces, self._manner.keep_alive_s) as handfuls, aclosing(handfuls):
+                async for pieces in handfuls:
+                    await self._write(send, b"".join(pieces) if pieces else KEEP_ALIVE)
+        except Failure as failure:
+            return failure
+        return None
 
     async def _write(self, send: Send, body: bytes) -> None:
         if not self._has_begun:

@@ -1,7 +1,7 @@
 """How processes that share a PostgreSQL database tell each other that there is something to look at.
 
-Nothing depends on a message: whoever is not told looks by itself a little later. A SQLite database has one process, and
-nobody to tell.
+A process does not hear what it has announced itself: it has done by then what there is to do. Nothing depends on a
+message: whoever is not told looks by itself a little later. A SQLite database has one process, and nobody to tell.
 """
 
 import asyncio
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from sqlalchemy import Connection, text
 
 from muster_observability import logs
+from muster_storage import origin
 
 if TYPE_CHECKING:
     from muster_storage import Database
@@ -19,6 +20,7 @@ ALL = "all"
 """The topic that stands for every other one."""
 
 _CHANNEL = "muster_agent"
+_NOTIFY = text("SELECT pg_notify(:channel, notice) FROM unnest(CAST(:notices AS text[])) AS notice")
 _TRY_AGAIN_S = 1.0
 
 _log = logs.get("agent")
@@ -28,12 +30,13 @@ def announce(connection: Connection, topics: Iterable[str]) -> None:
     """Tell every process of these topics when the transaction commits: `runs`, `cancel:ID`, `events:ID`."""
     if connection.dialect.name != "postgresql":
         return
-    for topic in topics:
-        connection.execute(text("SELECT pg_notify(:channel, :topic)"), {"channel": _CHANNEL, "topic": topic})
+    notices = [f"{origin(connection)} {topic}" for topic in topics]
+    if notices:
+        connection.execute(_NOTIFY, {"channel": _CHANNEL, "notices": notices})
 
 
 async def listen(database: "Database", heard: Callable[[str], None]) -> None:
-    """Call `heard` with every topic that is announced, until cancelled; it returns at once where nobody announces.
+    """Call `heard` with every topic that others announce, until cancelled; it returns at once where nobody does.
 
     `all` is heard whenever listening begins: anything may have been announced before.
     """
@@ -41,6 +44,7 @@ async def listen(database: "Database", heard: Callable[[str], None]) -> None:
         return
     import psycopg  # noqa: PLC0415 - in the extra `postgres`
 
+    ours = origin(database.engine)
     url = database.engine.url.set(drivername="postgresql").render_as_string(hide_password=False)
     while True:
         try:
@@ -48,7 +52,9 @@ async def listen(database: "Database", heard: Callable[[str], None]) -> None:
                 await connection.execute(f"LISTEN {_CHANNEL}")
                 heard(ALL)
                 async for notice in connection.notifies():
-                    heard(notice.payload)
+                    sender, _, topic = notice.payload.partition(" ")
+                    if sender != ours:
+                        heard(topic)
         except psycopg.Error as error:
             _log.warning("listening to the database failed", error=type(error).__name__)
             await asyncio.sleep(_TRY_AGAIN_S)
