@@ -9,11 +9,13 @@ from muster_storage.errors import DatabaseInUseError, StorageError
 from muster_storage.json_column import Json
 from muster_storage.migrations import Schema
 from muster_storage.opening import make_private, open_database
+from muster_storage.prepared import Prepared
 
 __all__ = [
     "Database",
     "DatabaseInUseError",
     "Json",
+    "Prepared",
     "Schema",
     "StorageError",
     "make_private",

@@ -12,6 +12,11 @@ from sqlalchemy.types import TypeDecorator, TypeEngine
 _NUL = re.compile(rb"(?<!\\)((?:\\\\)*)\\u0000")
 
 
+def dumps(value: Any) -> str:  # noqa: ANN401 - any JSON
+    """JSON without NUL characters."""
+    return _NUL.sub(rb"\1\\ufffd", orjson.dumps(value)).decode()
+
+
 class Json(TypeDecorator[Any]):
     """Any JSON value: text on SQLite, `jsonb` on PostgreSQL.
 
@@ -30,10 +35,7 @@ class Json(TypeDecorator[Any]):
 
     def process_bind_param(self, value: Any, dialect: Dialect) -> Any:  # noqa: ANN401 - any JSON
         """What is sent."""
-        if value is None:
-            return None
-        text = _NUL.sub(rb"\1\\ufffd", orjson.dumps(value)).decode()
-        return orjson.loads(text) if dialect.name == "postgresql" else text
+        return value if value is None or dialect.name == "postgresql" else dumps(value)
 
     def process_result_value(self, value: Any, dialect: Dialect) -> Any:  # noqa: ANN401 - any JSON
         """What is read."""

@@ -12,12 +12,14 @@ from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
+import orjson
 from sqlalchemy import URL, Connection, Dialect, Engine, create_engine, event, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, InvalidatePoolError, OperationalError
 from sqlalchemy.pool import ConnectionPoolEntry, StaticPool
 
 from muster_storage.database import ORIGIN, Database
 from muster_storage.errors import DatabaseInUseError, StorageError
+from muster_storage.json_column import dumps
 from muster_storage.migrations import Schema, migrate
 
 _POSTGRES_CONNECTIONS = 8
@@ -131,6 +133,8 @@ def _postgres(url: URL) -> Engine:
             hide_parameters=True,  # as above
             pool_size=_POSTGRES_CONNECTIONS,
             connect_args={"connect_timeout": _CONNECT_TIMEOUT_S},
+            json_serializer=dumps,
+            json_deserializer=orjson.loads,
             execution_options={ORIGIN: uuid.uuid4().hex},
         )
     except ModuleNotFoundError:

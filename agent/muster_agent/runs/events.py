@@ -16,9 +16,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import Connection, insert, select, text
+from sqlalchemy import Connection, bindparam, select, text
 
-from muster_agent.runs import bus
+from muster_agent.runs import bus, statements
 from muster_agent.runs.queue import END_EVENT
 from muster_agent.runs.records import Lease, LeaseLostError, RunStatus
 from muster_agent.runs.tables import EVENTS, RUNS
@@ -198,13 +198,13 @@ class EventLog:
         """Whether anybody listens to a run in this process."""
         return run_id in self._followers
 
-    def follow(self, run_id: str, after: int = 0) -> AsyncGenerator[StoredEvent]:
+    def follow(self, run_id: str, after: int = 0, *, is_new: bool = False) -> AsyncGenerator[StoredEvent]:
         """Every event of a run behind number `after`, those to come included; ends with the run.
 
-        It listens from this call on, so nothing is missed of a run that is made after it. Whoever does not iterate to
-        the end must close it.
+        It listens from this call on, so nothing is missed of a run that is made after it (`is_new`). Whoever does not
+        iterate to the end must close it.
         """
-        follower = _Follower(must_look=True)
+        follower = _Follower(must_look=not is_new)
         self._followers.setdefault(run_id, set()).add(follower)
         return _Following(self._heard(run_id, follower, after), lambda: self._forget(run_id, follower))
 
@@ -287,7 +287,6 @@ def _settle(stored: "asyncio.Future[None]", error: Exception | None) -> None:
     stored.exception()  # a run that was cancelled does not ask any more, which is no fault
 
 
-_INSERT = insert(EVENTS)
 _FENCES = text(
     "SELECT running_run_id, fence FROM agent_threads WHERE thread_id = ANY(:threads) ORDER BY thread_id FOR SHARE"
 )
@@ -308,7 +307,7 @@ def _append(connection: Connection, batch: Sequence[_Entry]) -> set[str]:
         if entry.lease.run_id not in lost
     ]
     if rows:
-        connection.execute(_INSERT, rows)
+        connection.execute(statements.INSERT_EVENTS, rows)
     stored = {entry.lease.run_id for entry in batch} - lost
     bus.announce(connection, (f"events:{run_id}" for run_id in stored))
     return lost
@@ -323,17 +322,20 @@ def _lost(connection: Connection, leases: set[Lease]) -> set[str]:
     return {lease.run_id for lease in leases if (lease.run_id, lease.fence) not in held}
 
 
+_STATUS = select(RUNS.c.status).where(RUNS.c.run_id == bindparam("this_run"))
+_EVENTS_BEHIND = (
+    select(EVENTS.c.seq, EVENTS.c.protocol, EVENTS.c.event, EVENTS.c.data)
+    .where(EVENTS.c.run_id == bindparam("this_run"), EVENTS.c.seq > bindparam("after"))
+    .order_by(EVENTS.c.seq)
+    .limit(bindparam("most"))
+)
+
+
 def read_events(
     connection: Connection, run_id: str, after: int, most: int = _PAGE
 ) -> tuple[list[StoredEvent], bool]:
     """Stored events behind number `after`, and whether none will follow them."""
     # Before the events: a run that ends in between has them all by then.
-    status = connection.execute(select(RUNS.c.status).where(RUNS.c.run_id == run_id)).scalar()
-    query = (
-        select(EVENTS.c.seq, EVENTS.c.protocol, EVENTS.c.event, EVENTS.c.data)
-        .where(EVENTS.c.run_id == run_id, EVENTS.c.seq > after)
-        .order_by(EVENTS.c.seq)
-        .limit(most)
-    )
-    events = [StoredEvent(*row) for row in connection.execute(query)]
-    return events, status is None or status in _FINISHED
+    status = connection.execute(_STATUS, {"this_run": run_id}).scalar()
+    found = connection.execute(_EVENTS_BEHIND, {"this_run": run_id, "after": after, "most": most})
+    return [StoredEvent(*row) for row in found], status is None or status in _FINISHED

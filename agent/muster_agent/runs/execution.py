@@ -71,6 +71,8 @@ class Execution:
         self._is_ending = False
         self._is_under_way = False
         self._must_stop = False
+        self.leaves_work = True
+        """Whether another run may be waiting for this one's end."""
 
     def __repr__(self) -> str:
         return f"<Execution {self.run_id} attempt {self._run['attempt']}>"
@@ -373,7 +375,9 @@ class Execution:
         ended = asyncio.ensure_future(
             self._services.database.run(queue.finish, self.claimed.lease, outcome, seq, forget=is_gone)
         )
-        await asyncio.shield(ended)
+        waits = await asyncio.shield(ended)
+        # With several processes another run may have come at this very moment.
+        self.leaves_work = waits or self._services.database.is_postgres
         if is_gone:
             self._services.log.look(self.run_id)
         else:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from muster_agent.runs import bus, queue
 from muster_agent.runs.execution import Execution
-from muster_agent.runs.records import Cancel, Claimed
+from muster_agent.runs.records import Cancel
 from muster_observability import logs
 
 if TYPE_CHECKING:
@@ -43,6 +43,9 @@ class Executor:
         self._has_news = asyncio.Event()
         self._is_idle = asyncio.Event()
         self._renewed_s = time.monotonic()
+        self._is_full = False
+        self._next_s: float | None = None
+        self._missed: set[str] = set()
 
     def __repr__(self) -> str:
         return f"<Executor {len(self._executions)} of {self._most} runs>"
@@ -57,16 +60,19 @@ class Executor:
         self._has_news.set()
 
     def ended(self, execution: Execution) -> None:
-        """An attempt is over; the thread's next run may start."""
+        """An attempt is over; the thread's next run may start, or one that had no room."""
         self._executions.pop(execution.run_id, None)
         if not self._executions:
             self._is_idle.set()
-        self.wake()
+        if self._is_full or execution.leaves_work:
+            self.wake()
 
     def cancel(self, run_ids: Iterable[str], action: Cancel, *, keeps_input: bool = False) -> None:
         """Stop those of these runs that are in this process; the others' processes have been told."""
         for run_id in run_ids:
-            if (execution := self._executions.get(run_id)) is not None:
+            if (execution := self._executions.get(run_id)) is None:
+                self._missed.add(run_id)
+            else:
                 execution.cancel(action, keeps_input=keeps_input)
 
     def lose(self, run_ids: Iterable[str]) -> None:
@@ -103,34 +109,35 @@ class Executor:
                 await self._news()
 
     async def _start(
-        self, group: asyncio.TaskGroup, transaction: Callable[..., list[Claimed]], *given: object
+        self, group: asyncio.TaskGroup, transaction: Callable[..., queue.Taken], *given: object
     ) -> bool:
         """Start what a transaction takes. Returns whether there may be more."""
         room = self._most - len(self._executions)
-        if room <= 0:
+        self._is_full = room <= 0
+        if self._is_full:
             return False
+        self._missed.clear()
         try:
-            claimed = await self._services.database.run(transaction, self.owner, room, self._lease_s, *given)
+            taken = await self._services.database.run(transaction, self.owner, room, self._lease_s, *given)
         except Exception as error:  # noqa: BLE001 - the database is away; it is asked again
             _log.error("runs could not be claimed", error=type(error).__name__)
             await asyncio.sleep(_LOOK_S)
             return False
-        for each in claimed:
+        self._next_s = taken.next_s
+        for each in taken.claimed:
             execution = Execution(each, self._services)
             self._executions[execution.run_id] = execution
             self._is_idle.clear()
             execution.start(group)
-        # Whoever cancelled one of them before it stood here has not found it.
-        await self._obey([each.lease.run_id for each in claimed])
-        return len(claimed) == room
+        # Whoever cancelled one of them when it had been taken and did not stand here yet has not found it.
+        await self._obey([each.lease.run_id for each in taken.claimed if each.lease.run_id in self._missed])
+        self._is_full = len(taken.claimed) == room
+        return self._is_full
 
     async def _news(self) -> None:
         """Wait until there may be something to claim."""
-        wait_s: float | None = _LOOK_S
-        if not self._services.database.is_postgres:
-            wait_s = await self._services.database.run(queue.next_start_s)
         try:
-            async with asyncio.timeout(wait_s):
+            async with asyncio.timeout(_LOOK_S if self._services.database.is_postgres else self._next_s):
                 await self._has_news.wait()
         except TimeoutError:
             return
@@ -181,6 +188,9 @@ class Executor:
                 self._services.log.look(run_id)
             case "cancel" if run_id in self._executions:
                 asyncio.get_running_loop().create_task(self._obey([run_id])).add_done_callback(_report)
+            case "cancel":
+                self._missed.add(run_id)
+                self.wake()
             case _:
                 self.wake()
 

@@ -103,7 +103,7 @@ class Runs:
             ThreadBusyError: Another run is there, and this one does not wait.
         """
         run, if_missing = self._new_run(order)
-        events = self._log.follow(run.run_id)
+        events = self._log.follow(run.run_id, is_new=True)
         try:
             made = await asyncio.shield(asyncio.ensure_future(self._submit(run, if_missing)))
         except BaseException:

@@ -18,17 +18,14 @@ from sqlalchemy import (
     Connection,
     Select,
     and_,
-    case,
     delete,
-    exists,
     func,
     insert,
-    literal,
     select,
     update,
 )
 
-from muster_agent.runs import bus
+from muster_agent.runs import bus, statements
 from muster_agent.runs.records import (
     UNFINISHED,
     Cancel,
@@ -151,7 +148,6 @@ def ask_to_stop(
 
 
 def _insert_run(connection: Connection, run: NewRun) -> Row:
-    now = now_s(connection)
     row = {
         "run_id": run.run_id,
         "thread_id": run.thread_id,
@@ -167,9 +163,9 @@ def _insert_run(connection: Connection, run: NewRun) -> Row:
         "keeps_input": False,
         "sealed_key": run.sealed_key,
         "request_id": run.request_id,
+        "delay_s": run.delay_s,
     }
-    statement = insert(RUNS).values(**row, created_at=now, updated_at=now, not_before=now + run.delay_s)
-    made = connection.execute(statement.returning(RUNS)).mappings().one()
+    made = connection.execute(statements.insert_run(connection), row).mappings().one()
     if run.idempotency_key is not None:
         connection.execute(
             insert(IDEMPOTENCY).values(tenant=run.tenant, key=run.idempotency_key, run_id=run.run_id)
@@ -181,27 +177,29 @@ def _touch_thread(
     connection: Connection, thread_id: str, thread: Row | None, metadata: Mapping[str, Any]
 ) -> None:
     known = thread["metadata"] if thread is not None else metadata
-    connection.execute(
-        update(THREADS)
-        .where(THREADS.c.thread_id == thread_id)
-        .values(
-            status=ThreadStatus.BUSY.value,
-            updated_at=now_s(connection),
-            metadata={**known, **metadata},
-            approval_due=None,
-        )
-    )
+    given = {"this_thread": thread_id, "new_metadata": {**known, **metadata}}
+    connection.execute(statements.touch_thread(connection), given)
 
 
 def unfinished(connection: Connection, thread_id: str) -> Sequence[Row]:
     """A thread's runs that wait or run, oldest first."""
-    query = select(RUNS.c.run_id, RUNS.c.status).where(
-        RUNS.c.thread_id == thread_id, RUNS.c.status.in_(UNFINISHED)
-    )
-    return connection.execute(query.order_by(RUNS.c.seq)).mappings().all()
+    return connection.execute(statements.UNFINISHED_RUNS, {"this_thread": thread_id}).mappings().all()
 
 
-def claim(connection: Connection, owner: str, most: int, lease_s: float) -> list[Claimed]:
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """What a process took.
+
+    Attributes:
+        claimed: Runs.
+        next_s: Seconds until a delayed run may start; None where none waits for its time.
+    """
+
+    claimed: list[Claimed]
+    next_s: float | None = None
+
+
+def claim(connection: Connection, owner: str, most: int, lease_s: float) -> Taken:
     """Take runs that may start, oldest first.
 
     Args:
@@ -210,13 +208,14 @@ def claim(connection: Connection, owner: str, most: int, lease_s: float) -> list
         most: How many at most.
         lease_s: Seconds that the leases last unless they are renewed.
     """
-    found = connection.execute(_ready(now_s(connection)).order_by(RUNS.c.seq).limit(most)).mappings().all()
-    return [_take(connection, run, owner, lease_s) for run in found]
+    found = connection.execute(statements.ready(connection), {"most": most}).mappings().all()
+    claimed = [_take(connection, run, owner, lease_s) for run in found]
+    return Taken(claimed, connection.execute(statements.next_start(connection)).scalar())
 
 
 def take_over(
     connection: Connection, owner: str, most: int, lease_s: float, mine: Collection[str] = ()
-) -> list[Claimed]:
+) -> Taken:
     """Take runs whose owner has let its lease run out, oldest first; and threads held by hand are let go.
 
     Args:
@@ -232,24 +231,7 @@ def take_over(
     connection.execute(left.values(running_run_id=None, lease_owner=None, lease_until=None))
     abandoned = _abandoned(now).where(RUNS.c.run_id.not_in(mine)).order_by(RUNS.c.seq).limit(most)
     found = connection.execute(abandoned).mappings().all()
-    return [_take(connection, run, owner, lease_s) for run in found]
-
-
-def _ready(now: ColumnElement[float]) -> Select[Any]:
-    earlier = RUNS.alias()
-    is_first = ~exists().where(
-        earlier.c.thread_id == RUNS.c.thread_id,
-        earlier.c.status == RunStatus.PENDING.value,
-        earlier.c.seq < RUNS.c.seq,
-        earlier.c.not_before <= now,
-    )
-    return (
-        select(RUNS, THREADS.c.fence)
-        .join(THREADS, THREADS.c.thread_id == RUNS.c.thread_id)
-        .where(RUNS.c.status == RunStatus.PENDING.value, RUNS.c.not_before <= now, is_first)
-        .where(THREADS.c.running_run_id.is_(None))
-        .with_for_update(of=THREADS, skip_locked=True)
-    )
+    return Taken([_take(connection, run, owner, lease_s) for run in found])
 
 
 def _abandoned(now: ColumnElement[float]) -> Select[Any]:
@@ -262,31 +244,11 @@ def _abandoned(now: ColumnElement[float]) -> Select[Any]:
 
 
 def _take(connection: Connection, run: Row, owner: str, lease_s: float) -> Claimed:
-    now = now_s(connection)
     lease = Lease(run["thread_id"], run["run_id"], run["fence"] + 1)
-    connection.execute(
-        update(THREADS)
-        .where(THREADS.c.thread_id == lease.thread_id)
-        .values(
-            running_run_id=lease.run_id,
-            fence=lease.fence,
-            lease_owner=owner,
-            lease_until=now + lease_s,
-            status=ThreadStatus.BUSY.value,
-        )
-    )
-    changed = (
-        update(RUNS)
-        .where(RUNS.c.run_id == lease.run_id)
-        .values(
-            status=RunStatus.RUNNING.value,
-            attempt=RUNS.c.attempt + 1,
-            started_at=func.coalesce(RUNS.c.started_at, now),
-            updated_at=now,
-        )
-        .returning(RUNS, (RUNS.c.started_at + RUNS.c.timeout_s - now).label("left_s"))
-    )
-    row = dict(connection.execute(changed).mappings().one())
+    taken = {**_names(lease), "owner": owner, "lease_s": lease_s}
+    connection.execute(statements.take_thread(connection), taken)
+    begun = connection.execute(statements.take_run(connection), {"this_run": lease.run_id})
+    row = dict(begun.mappings().one())
     events = 0
     if row["attempt"] > 1:
         newest = select(func.max(EVENTS.c.seq)).where(EVENTS.c.run_id == lease.run_id)
@@ -294,13 +256,8 @@ def _take(connection: Connection, run: Row, owner: str, lease_s: float) -> Claim
     return Claimed(lease, row, events, row.pop("left_s"))
 
 
-def next_start_s(connection: Connection) -> float | None:
-    """Seconds until a delayed run may start; None when none waits for its time."""
-    now = now_s(connection)
-    query = select(func.min(RUNS.c.not_before) - now).where(
-        RUNS.c.status == RunStatus.PENDING.value, RUNS.c.not_before > now
-    )
-    return connection.execute(query).scalar()
+def _names(lease: Lease) -> dict[str, Any]:
+    return {"this_thread": lease.thread_id, "this_run": lease.run_id, "this_fence": lease.fence}
 
 
 def renew(
@@ -335,17 +292,9 @@ def check(connection: Connection, lease: Lease) -> None:
     Raises:
         LeaseLostError: It is another's.
     """
-    query = select(THREADS.c.thread_id).where(_is_held(lease)).with_for_update(read=True)
-    if connection.execute(query).first() is None:
+    query = select(THREADS.c.thread_id).where(statements.IS_HELD).with_for_update(read=True)
+    if connection.execute(query, _names(lease)).first() is None:
         raise LeaseLostError(lease.run_id)
-
-
-def _is_held(lease: Lease) -> ColumnElement[bool]:
-    return and_(
-        THREADS.c.thread_id == lease.thread_id,
-        THREADS.c.fence == lease.fence,
-        THREADS.c.running_run_id == lease.run_id,
-    )
 
 
 def note_progress(connection: Connection, lease: Lease, checkpoint_id: str | None) -> int:
@@ -365,7 +314,7 @@ def note_progress(connection: Connection, lease: Lease, checkpoint_id: str | Non
     return stalls
 
 
-def finish(connection: Connection, lease: Lease, outcome: Outcome, seq: int, *, forget: bool = False) -> None:
+def finish(connection: Connection, lease: Lease, outcome: Outcome, seq: int, *, forget: bool = False) -> bool:
     """End a run.
 
     Args:
@@ -375,56 +324,49 @@ def finish(connection: Connection, lease: Lease, outcome: Outcome, seq: int, *, 
         seq: The number of its last event.
         forget: Whether the run is deleted: it was rolled back.
 
+    Returns:
+        Whether another run waits on the thread.
+
     Raises:
         LeaseLostError: Another process runs it.
     """
-    now = now_s(connection)
-    shown: dict[str, Any] = (
-        {} if outcome.values is None else {"values": outcome.values, "state_updated_at": now}
-    )
-    released = (
-        update(THREADS)
-        .where(_is_held(lease))
-        .values(
-            running_run_id=None,
-            lease_owner=None,
-            lease_until=None,
-            updated_at=now,
-            status=_status_after(lease, outcome.thread_status),
-            interrupts=outcome.interrupts,
-            error=outcome.error,
-            approval_due=None if outcome.approval_s is None else now + outcome.approval_s,
-            **shown,
-        )
-    )
-    if not connection.execute(released).rowcount:
+    shown = {
+        **_names(lease),
+        "new_status": outcome.thread_status.value,
+        "new_interrupts": outcome.interrupts,
+        "new_error": outcome.error,
+        "approval_s": outcome.approval_s,
+    }
+    released = statements.release_thread(connection)
+    if outcome.values is not None:
+        released = statements.release_thread_with_state(connection)
+        shown["new_values"] = outcome.values
+    status = connection.execute(released, shown).scalar()
+    if status is None:
         raise LeaseLostError(lease.run_id)
     bus.announce(connection, [f"events:{lease.run_id}"])  # whoever listens in another process hears the end
     if forget:
         connection.execute(delete(RUNS).where(RUNS.c.run_id == lease.run_id))
-        return
-    _end(connection, lease.run_id, outcome, seq)
-
-
-def _status_after(lease: Lease, status: ThreadStatus) -> ColumnElement[str]:
-    waiting = exists().where(RUNS.c.thread_id == lease.thread_id, RUNS.c.status == RunStatus.PENDING.value)
-    return case((waiting, literal(ThreadStatus.BUSY.value)), else_=literal(status.value))
+    else:
+        _end(connection, lease.run_id, outcome, seq)
+    return status == ThreadStatus.BUSY
 
 
 def _end(connection: Connection, run_id: str, outcome: Outcome, seq: int) -> None:
-    changed: dict[str, Any] = {"status": outcome.status.value, "error": outcome.error}
-    if outcome.approval_s is None:  # else a denial in the caller's name may need its key
-        changed["sealed_key"] = None
-    connection.execute(
-        update(RUNS).where(RUNS.c.run_id == run_id).values(**changed, updated_at=now_s(connection))
-    )
+    ended = {
+        "this_run": run_id,
+        "new_status": outcome.status.value,
+        "new_error": outcome.error,
+        "keeps_key": outcome.approval_s is not None,
+    }
+    connection.execute(statements.end_run(connection), ended)
     last = {"run_id": run_id, "seq": seq, "protocol": 1, "event": END_EVENT, "data": outcome.final}
-    connection.execute(insert(EVENTS).values(**last))
+    connection.execute(statements.INSERT_EVENTS, last)
 
 
 def release(connection: Connection, lease: Lease) -> None:
     """Give a run back unfinished: the next process that looks resumes it."""
-    connection.execute(update(THREADS).where(_is_held(lease)).values(lease_until=0.0))
+    connection.execute(update(THREADS).where(statements.IS_HELD).values(lease_until=0.0), _names(lease))
 
 
 @dataclass(frozen=True, slots=True)

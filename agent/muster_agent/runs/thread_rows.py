@@ -15,7 +15,6 @@ from sqlalchemy import (
     cast,
     delete,
     func,
-    insert,
     literal,
     select,
     update,
@@ -23,7 +22,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.exc import IntegrityError
 
-from muster_agent.runs import bus
+from muster_agent.runs import bus, statements
 from muster_agent.runs.records import (
     UNFINISHED,
     NewThread,
@@ -67,7 +66,6 @@ class ThreadQuery:
 
 def insert_thread(connection: Connection, thread: NewThread) -> Row:
     """Make a thread."""
-    now = now_s(connection)
     row: dict[str, Any] = {
         "thread_id": thread.thread_id,
         "tenant": thread.tenant,
@@ -77,8 +75,7 @@ def insert_thread(connection: Connection, thread: NewThread) -> Row:
         "is_temporary": thread.is_temporary,
         "fence": 0,
     }
-    made = insert(THREADS).values(**row, created_at=now, updated_at=now, state_updated_at=now)
-    return connection.execute(made.returning(THREADS)).mappings().one()
+    return connection.execute(statements.insert_thread(connection), row).mappings().one()
 
 
 def create_thread(connection: Connection, new: NewThread, *, may_exist: bool) -> tuple[Row, bool]:
@@ -117,21 +114,19 @@ def _is(tenant: str, thread_id: str) -> ColumnElement[bool]:
 
 def thread(connection: Connection, tenant: str, thread_id: str) -> Row | None:
     """A tenant's thread."""
-    return connection.execute(select(THREADS).where(_is(tenant, thread_id))).mappings().first()
+    which = {"this_thread": thread_id, "this_tenant": tenant}
+    return connection.execute(statements.TENANTS_THREAD, which).mappings().first()
 
 
 def locked_thread(connection: Connection, tenant: str, thread_id: str) -> Row | None:
     """A tenant's thread, which nobody else changes until the transaction ends."""
-    query = select(THREADS).where(_is(tenant, thread_id)).with_for_update()
-    return connection.execute(query).mappings().first()
+    which = {"this_thread": thread_id, "this_tenant": tenant}
+    return connection.execute(statements.TENANTS_THREAD_LOCKED, which).mappings().first()
 
 
 def is_taken(connection: Connection, thread_id: str) -> bool:
     """Whether any tenant has a thread of this identifier."""
-    return (
-        connection.execute(select(THREADS.c.thread_id).where(THREADS.c.thread_id == thread_id)).first()
-        is not None
-    )
+    return connection.execute(statements.THREAD_OF_ANYBODY, {"this_thread": thread_id}).first() is not None
 
 
 def is_foreign(connection: Connection, tenant: str, thread_id: str) -> bool:
