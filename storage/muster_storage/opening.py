@@ -24,6 +24,13 @@ from muster_storage.migrations import Schema, migrate
 
 _POSTGRES_CONNECTIONS = 8
 _CONNECT_TIMEOUT_S = 5
+SESSION = (
+    # A process that is stopped in a transaction, or whose machine is gone, must not keep its locks for hours.
+    "SELECT set_config('idle_in_transaction_session_timeout', '10s', false), "
+    "set_config('tcp_keepalives_idle', '10', false), set_config('tcp_keepalives_interval', '5', false), "
+    "set_config('tcp_keepalives_count', '3', false)"
+)
+"""What every connection to PostgreSQL begins with."""
 _BUSY_TIMEOUT_MS = 10_000
 _IDLE_S = 0.1
 
@@ -139,9 +146,15 @@ def _postgres(url: URL) -> Engine:
         )
     except ModuleNotFoundError:
         raise StorageError("PostgreSQL needs the extra `postgres`: pip install 'muster[postgres]'") from None
+    event.listen(engine, "connect", _begin_session)
     event.listen(engine, "checkin", _note_use)
     event.listen(engine, "checkout", partial(_ping, engine.dialect))
     return engine
+
+
+def _begin_session(connection: Any, _record: object) -> None:  # noqa: ANN401 - the driver's
+    connection.execute(SESSION)
+    connection.commit()
 
 
 def _note_use(_connection: object, record: ConnectionPoolEntry) -> None:

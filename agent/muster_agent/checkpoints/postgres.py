@@ -3,8 +3,10 @@
 A process that has slept through the end of its lease does not know it. So every write asks for the thread's fence in
 its own transaction and keeps it from changing until it has committed.
 
-A write is one journey to the database and back: its statements are sent together, and are one transaction. One that
-does not find the fence fails, and all behind it are left out.
+A write is one journey to the database and back: its statements are one after the other under way, and are one
+transaction. The fence is asked for with the last of them, which fails where another process has it, and all before it
+are undone. Asked for with the first, it would be locked for longer, and by a process that is stopped in between for as
+long as that lasts.
 """
 
 import asyncio
@@ -21,6 +23,7 @@ from psycopg_pool import AsyncConnectionPool
 from muster_agent.checkpoints.saver import Saver, serializer
 from muster_agent.runs import holds
 from muster_agent.runs.records import LeaseLostError
+from muster_storage import SESSION
 
 if TYPE_CHECKING:
     from langgraph.store.base import BaseStore
@@ -55,9 +58,9 @@ class PostgresSaver(Saver, AsyncPostgresSaver):
                 connection.pipeline(),
                 connection.cursor(binary=True, row_factory=dict_row) as cursor,
             ):
+                yield cursor
                 if (hold := holds.peek()) is not None:
                     await cursor.execute(_FENCE, (hold.lease.thread_id, hold.lease.fence, hold.lease.run_id))
-                yield cursor
 
     async def take_back(self, thread_id: str, run_id: str) -> None:
         """Delete what a run has stored, so that its thread is as it was before."""
@@ -116,6 +119,10 @@ async def _fenced() -> AsyncGenerator[None]:
         raise LeaseLostError(holds.current().lease.run_id) from None
 
 
+async def _prepare(connection: AsyncConnection[Any]) -> None:
+    await connection.execute(SESSION)
+
+
 async def _drop_unused_blobs(cursor: AsyncCursor[Any], thread_id: str) -> None:
     await cursor.execute(
         "DELETE FROM checkpoint_blobs AS b WHERE thread_id = %s AND NOT EXISTS (SELECT 1 FROM checkpoints AS c "
@@ -130,7 +137,7 @@ async def open_postgres(url: str) -> AsyncGenerator[tuple[Saver, "BaseStore"]]:
     """Open checkpoints and the store in the database of this URL."""
     options = {"autocommit": True, "prepare_threshold": 0, "row_factory": dict_row}
     pool: AsyncConnectionPool[AsyncConnection[DictRow]] = AsyncConnectionPool(
-        url, min_size=1, max_size=_CONNECTIONS, kwargs=options, open=False
+        url, min_size=1, max_size=_CONNECTIONS, kwargs=options, configure=_prepare, open=False
     )
     async with pool:
         saver = PostgresSaver(cast("Any", pool), serde=serializer())

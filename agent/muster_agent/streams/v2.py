@@ -175,7 +175,8 @@ def whole_message(message: BaseMessage) -> Generator[dict[str, Any]]:
     """The events by which a message would have come piece by piece."""
     start: dict[str, Any] = {"event": "message-start", "role": message.type, "id": message.id}
     if isinstance(message, ToolMessage):
-        start |= {"id": message.id or message.tool_call_id, "tool_call_id": message.tool_call_id}
+        # It gets an identifier of its own when it enters the state, which may be before or after this.
+        start |= {"id": message.tool_call_id, "tool_call_id": message.tool_call_id}
     identifier = {"message_id": start["id"]}
     yield start
     for index, block in enumerate(message.content_blocks):
