@@ -13,6 +13,7 @@ from muster_agent.identity import add_identity
 from muster_agent.settings import AgentSettings
 
 _CONNECT_TIMEOUT_S = 5.0
+_KEPT_ALIVE_S = 30.0
 
 
 class ProxyModel(ChatOpenAI):
@@ -74,14 +75,18 @@ def connect(settings: AgentSettings) -> ProxyClients:
     # A run's own deadline ends its calls; a limit here would be a second one, and fewer would wait in the proxy.
     timeout = httpx2.Timeout(None, connect=_CONNECT_TIMEOUT_S)
     # How many calls run at once is the proxy's decision. A pool limit here would be a second queue in front of its
-    # queue, one that knows nothing of classes, tenants and sessions.
-    limits = httpx2.Limits(max_connections=0, keepalive_expiry=30)
-    # The operator names the server in full; HTTP_PROXY and netrc are about other traffic, and would send a loopback
-    # address and its prompts elsewhere.
-    http = openai.DefaultAioHttpClient(
-        event_hooks={"request": [add_identity]}, limits=limits, timeout=timeout, trust_env=False
-    )
-    plain = openai.DefaultAioHttpClient(limits=limits, timeout=timeout, trust_env=False)
+    # queue, one that knows nothing of classes, tenants and sessions. For aiohttp 0 is no limit, and None is 100.
+    options: dict[str, Any] = {
+        "limits": httpx2.Limits(max_connections=0, keepalive_expiry=_KEPT_ALIVE_S),
+        "timeout": timeout,
+        "follow_redirects": False,
+        # The operator names the server in full; HTTP_PROXY and netrc are about other traffic, and would send a
+        # loopback address and its prompts elsewhere.
+        "trust_env": False,
+    }
+    # The SDK has its client on h11 too, which costs more CPU time (docs/decisions/0007-runs.md).
+    http = openai.DefaultAioHttpClient(event_hooks={"request": [add_identity]}, **options)
+    plain = openai.DefaultAioHttpClient(**options)
     model = ProxyModel(
         model=settings.model or "unnamed",  # each call carries the name that ModelName has found
         base_url=f"{settings.proxy}/v1",

@@ -7,15 +7,18 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import (
     Column,
+    ColumnElement,
     Connection,
     Integer,
     MetaData,
+    Select,
     Table,
     create_engine,
     insert,
@@ -25,7 +28,7 @@ from sqlalchemy import (
 )
 
 from muster_agent.runs.tables import METADATA, SCHEMA
-from muster_storage import Database, DatabaseInUseError, Json, StorageError, now_s, open_database
+from muster_storage import Database, DatabaseInUseError, Json, Prepared, StorageError, now_s, open_database
 from tests.postgres import new_database
 
 _NOTES = Table("notes", MetaData(), Column("id", Integer, primary_key=True), Column("body", Json))
@@ -214,3 +217,48 @@ def test_what_cannot_be_opened(url: str, words: str) -> None:
     with pytest.raises(StorageError, match=words) as raised:
         open_database(url, SCHEMA)
     assert "secret" not in str(raised.value)
+
+
+async def test_a_restarted_server_costs_nothing(postgres_url: str) -> None:
+    """Connections that the server has dropped meanwhile are made anew, and nobody hears of it."""
+    with new_database(postgres_url) as url:
+        database = open_database(url, SCHEMA)
+        await database.run(_NOTES.metadata.create_all)
+        await database.run(_write, 1)
+        with psycopg.connect(url, autocommit=True) as admin:
+            admin.execute(
+                "SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity "
+                "WHERE datname = current_database() AND pid <> pg_backend_pid()"
+            )
+        await asyncio.sleep(0.2)  # a connection that has just been used is taken to be alive
+        assert await database.run(_read) == [1]
+        await database.close()
+
+
+async def test_locks_do_not_outlive_their_owner_for_long(postgres_url: str) -> None:
+    """The server ends a transaction that is left open, and notices when the machine behind it is gone."""
+    settings = "idle_in_transaction_session_timeout", "tcp_keepalives_idle", "tcp_keepalives_interval"
+    with new_database(postgres_url) as url:
+        database = open_database(url, SCHEMA)
+
+        def shown(connection: Connection) -> list[str]:
+            return [connection.execute(text(f"SHOW {name}")).scalar_one() for name in settings]
+
+        assert await database.run(shown) == ["10s", "10", "5"]
+        await database.close()
+
+
+async def test_a_statement_is_built_once(database: Database) -> None:
+    """And has the clock of its database in it."""
+    built: list[Select[float]] = []
+
+    @Prepared
+    def clock(now: ColumnElement[float]) -> Select[float]:
+        built.append(select(now))
+        return built[-1]
+
+    def read(connection: Connection) -> float:
+        return connection.execute(clock(connection)).scalar_one()
+
+    assert await database.run(read) <= await database.run(read)
+    assert len(built) == 1

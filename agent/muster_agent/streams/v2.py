@@ -4,6 +4,7 @@ The shapes are those of a recorded LangGraph server. A run's beginning and end a
 what every run has in its log (see `streams.tape`), so that they cannot be missing or come before the run has ended.
 """
 
+import uuid
 from collections.abc import AsyncGenerator, Generator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, cast
@@ -154,10 +155,14 @@ def _written(namespace: Sequence[str], method: str, timestamp: int, data: Any) -
 def _tool(namespace: list[str], data: Mapping[str, Any]) -> Generator[tuple[list[str], str, Any]]:
     """A tool call's event; its result is a message too, in a namespace of its own."""
     result = _tool_message(data.get("output"), str(data["tool_call_id"]))
-    yield namespace, "tools", data if result is None else {**data, "output": result}
-    if result is not None:
-        where = [*namespace, f"tools:{result.tool_call_id}"]
-        yield from ((where, "messages", each) for each in whole_message(result))
+    if result is None:
+        yield namespace, "tools", data
+        return
+    # Without an identifier it would get one when it enters the state, which may be before or after this.
+    result.id = result.id or str(uuid.uuid4())
+    yield namespace, "tools", {**data, "output": result}
+    where = [*namespace, f"tools:{result.tool_call_id}"]
+    yield from ((where, "messages", each) for each in whole_message(result))
 
 
 def _tool_message(output: Any, call_id: str) -> ToolMessage | None:  # noqa: ANN401 - a tool may return anything
@@ -175,8 +180,7 @@ def whole_message(message: BaseMessage) -> Generator[dict[str, Any]]:
     """The events by which a message would have come piece by piece."""
     start: dict[str, Any] = {"event": "message-start", "role": message.type, "id": message.id}
     if isinstance(message, ToolMessage):
-        # It gets an identifier of its own when it enters the state, which may be before or after this.
-        start |= {"id": message.tool_call_id, "tool_call_id": message.tool_call_id}
+        start["tool_call_id"] = message.tool_call_id
     identifier = {"message_id": start["id"]}
     yield start
     for index, block in enumerate(message.content_blocks):

@@ -91,7 +91,7 @@ def _check_contents(heard: Sequence[Event]) -> None:
     started = [each for each in data if each.get("event") == "message-start"]
     assert [(each["role"], each["id"]) for each in started] == [
         ("ai", asking["id"]),
-        ("tool", "call_0"),
+        ("tool", result["id"]),
         ("ai", answer["id"]),
     ]
     deltas = [each["delta"] for each in data if each.get("event") == "content-block-delta"]
