@@ -84,7 +84,7 @@ def connect(settings: AgentSettings) -> ProxyClients:
         # loopback address and its prompts elsewhere.
         "trust_env": False,
     }
-    # The SDK has its client on h11 too, which costs more CPU time (docs/decisions/0007-runs.md).
+    # The SDK has its client on h11 too, which costs more CPU time (docs/decisions/0007-agent-runs.md).
     http = openai.DefaultAioHttpClient(event_hooks={"request": [add_identity]}, **options)
     plain = openai.DefaultAioHttpClient(**options)
     model = ProxyModel(

@@ -71,23 +71,27 @@ TASKS = (
     Task("What is 1234 + 5678?", r"6,?912"),
     Task("What is 17 squared?", r"\b289\b"),
     Task("What is (45 - 12) * 3?", r"\b99\b"),
-    Task("What is the square root of 1764?", r"\b42\b"),
-    Task("A pen costs 1.25. What do 48 pens cost?", r"\b60\b"),
+    Task("What is the square root of 1764?", r"(?<![\d.,])42\b"),
+    Task("A pen costs 1.25. What do 48 pens cost?", r"(?<![\d.,])60\b"),
     Task("What is 15 percent of 240?", r"\b36\b"),
     Task("First calculate 12 * 12, then add 56 to the result. What is it?", r"\b200\b"),
     Task("What is 2 to the power of 20?", r"1,?048,?576"),
     Task("Which year is it? Use the clock.", _year()),
-    Task("What time zone offset does Tokyo have from UTC? Look at the clock in Asia/Tokyo.", r"\+?0?9"),
+    Task(
+        "What time zone offset does Tokyo have from UTC? Look at the clock in Asia/Tokyo.",
+        r"(\+|plus |utc ?)0?9(?!\d)|\b0?9(:00)? hours|nine hours",
+    ),
     Task("What day of the week is it today in UTC? Use the clock.", datetime.now(UTC).strftime("%A")),
     Task("How many days of paid holiday does an employee have? Search the documents.", r"\b28\b"),
     Task("How much may a hotel cost a night? Search the documents.", r"\b120\b"),
     Task("What is the address of the office in Bergen? Search the documents.", r"strandgaten 18"),
     Task("On which day are dogs welcome? Search the documents.", r"friday"),
-    Task("How many orders are in the table orders? Query the database.", r"\b5\b|five"),
+    Task("How many orders are in the table orders? Query the database.", r"(?<![\d.,])5(?![\d.,]\d)\b|five"),
     Task("What is the sum of total of all orders from Oslo? Query the database table orders.", r"\b170\b"),
     Task("Which customer has the order with the highest total? Query the database table orders.", r"dee"),
     Task(
-        "How many days of holiday may be carried over? Search the documents, then multiply by 8.", r"\b40\b"
+        "How many days of holiday may be carried over? Search the documents, then multiply by 8.",
+        r"(?<![\d.,])40\b",
     ),
 )
 
