@@ -22,7 +22,7 @@ from muster_agent.runs.records import (
     ThreadNotFoundError,
 )
 from muster_agent.runs.tables import EVENTS, RUNS
-from muster_agent.runs.thread_rows import is_foreign, thread
+from muster_agent.runs.thread_rows import thread
 
 if TYPE_CHECKING:
     from muster_agent.agents.assistants import Assistant
@@ -245,8 +245,6 @@ def _which(tenant: str, run_id: str, thread_id: str | None) -> ColumnElement[boo
 
 
 def _submitted(connection: Connection, run: NewRun, if_missing: NewThread | None) -> queue.Submitted:
-    if if_missing is not None and is_foreign(connection, run.tenant, run.thread_id):
-        raise ThreadNotFoundError(run.thread_id)
     asked = _answered_questions(connection, run)
     changed = run if asked is None else replace(run, kwargs={**run.kwargs, "answers": asked})
     made = queue.submit(connection, changed, if_missing)

@@ -8,7 +8,7 @@ Each is a function of a connection (see `muster_storage.Database`), and each lea
 4. A run's end is written once, with its last event, in one transaction.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -85,7 +85,7 @@ def submit(connection: Connection, run: NewRun, if_missing: NewThread | None = N
     if thread is None:
         if if_missing is None:
             raise ThreadNotFoundError(run.thread_id)
-        ensure_thread(connection, if_missing)
+        thread = ensure_thread(connection, if_missing)
     others = unfinished(connection, run.thread_id)
     if others and run.multitask is Multitask.REJECT:
         raise ThreadBusyError(run.thread_id)
@@ -94,7 +94,8 @@ def submit(connection: Connection, run: NewRun, if_missing: NewThread | None = N
     metadata = {
         name: row["metadata"][name] for name in ("graph_id", "assistant_id") if name in row["metadata"]
     }
-    _touch_thread(connection, run.thread_id, thread, metadata)
+    touched = {"this_thread": run.thread_id, "new_metadata": {**thread["metadata"], **metadata}}
+    connection.execute(statements.touch_thread(connection), touched)
     return Submitted(row, cancelled, ended)
 
 
@@ -171,14 +172,6 @@ def _insert_run(connection: Connection, run: NewRun) -> Row:
             insert(IDEMPOTENCY).values(tenant=run.tenant, key=run.idempotency_key, run_id=run.run_id)
         )
     return made
-
-
-def _touch_thread(
-    connection: Connection, thread_id: str, thread: Row | None, metadata: Mapping[str, Any]
-) -> None:
-    known = thread["metadata"] if thread is not None else metadata
-    given = {"this_thread": thread_id, "new_metadata": {**known, **metadata}}
-    connection.execute(statements.touch_thread(connection), given)
 
 
 def unfinished(connection: Connection, thread_id: str) -> Sequence[Row]:

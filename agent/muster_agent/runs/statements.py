@@ -41,9 +41,6 @@ TENANTS_THREAD = select(THREADS).where(_THIS_THREAD, THREADS.c.tenant == bindpar
 TENANTS_THREAD_LOCKED = TENANTS_THREAD.with_for_update()
 """A tenant's thread, which nobody else changes until the transaction ends."""
 
-THREAD_OF_ANYBODY = select(THREADS.c.thread_id).where(_THIS_THREAD)
-"""Whether there is a thread of this identifier."""
-
 UNFINISHED_RUNS = (
     select(RUNS.c.run_id, RUNS.c.status)
     .where(RUNS.c.thread_id == bindparam("this_thread"), RUNS.c.status.in_(UNFINISHED))

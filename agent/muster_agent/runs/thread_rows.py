@@ -94,7 +94,7 @@ def create_thread(connection: Connection, new: NewThread, *, may_exist: bool) ->
         return known, False
 
 
-def ensure_thread(connection: Connection, thread: NewThread) -> None:
+def ensure_thread(connection: Connection, new: NewThread) -> Row:
     """Make a thread unless somebody has made it at this moment.
 
     Raises:
@@ -102,10 +102,12 @@ def ensure_thread(connection: Connection, thread: NewThread) -> None:
     """
     try:
         with connection.begin_nested():
-            insert_thread(connection, thread)
+            return insert_thread(connection, new)
     except IntegrityError:
-        if locked_thread(connection, thread.tenant, thread.thread_id) is None:
-            raise ThreadNotFoundError(thread.thread_id) from None
+        known = locked_thread(connection, new.tenant, new.thread_id)
+        if known is None:
+            raise ThreadNotFoundError(new.thread_id) from None
+        return known
 
 
 def _is(tenant: str, thread_id: str) -> ColumnElement[bool]:
@@ -124,14 +126,10 @@ def locked_thread(connection: Connection, tenant: str, thread_id: str) -> Row | 
     return connection.execute(statements.TENANTS_THREAD_LOCKED, which).mappings().first()
 
 
-def is_taken(connection: Connection, thread_id: str) -> bool:
-    """Whether any tenant has a thread of this identifier."""
-    return connection.execute(statements.THREAD_OF_ANYBODY, {"this_thread": thread_id}).first() is not None
-
-
 def is_foreign(connection: Connection, tenant: str, thread_id: str) -> bool:
     """Whether another tenant has a thread of this identifier."""
-    return thread(connection, tenant, thread_id) is None and is_taken(connection, thread_id)
+    theirs = select(THREADS.c.thread_id).where(THREADS.c.thread_id == thread_id, THREADS.c.tenant != tenant)
+    return connection.execute(theirs).first() is not None
 
 
 def search(

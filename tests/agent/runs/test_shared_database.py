@@ -1,18 +1,20 @@
 """What processes do that share a PostgreSQL database: they tell each other what happens, and respect the fence."""
 
 import asyncio
+import threading
 from collections.abc import AsyncGenerator
+from typing import Any
 
 import pytest
 from langchain_core.runnables import RunnableConfig
 from langgraph.checkpoint.base import CheckpointMetadata, empty_checkpoint
-from sqlalchemy import Connection, update
+from sqlalchemy import Connection, text, update
 
 from muster_agent.checkpoints import Memory, open_memory
-from muster_agent.runs import bus, holds
-from muster_agent.runs.records import Lease, LeaseLostError, NewThread
+from muster_agent.runs import bus, holds, queue
+from muster_agent.runs.records import Lease, LeaseLostError, Multitask, NewRun, NewThread, ThreadNotFoundError
 from muster_agent.runs.tables import SCHEMA, THREADS
-from muster_agent.runs.thread_rows import insert_thread
+from muster_agent.runs.thread_rows import insert_thread, thread
 from muster_storage import Database, open_database
 
 pytestmark = pytest.mark.anyio
@@ -74,3 +76,61 @@ async def test_a_state_is_written_under_the_fence_alone(database: Database, post
         await database.run(_held, 1)
         await _put(memory)
         assert len([state async for state in memory.saver.alist(PLACE)]) == 2
+
+
+NEW_RUN = NewRun(
+    run_id="run",
+    thread_id="thread",
+    tenant="mine",
+    assistant_id="assistant",
+    kwargs={},
+    metadata={"graph_id": "agent"},
+    multitask=Multitask.ENQUEUE,
+    timeout_s=60.0,
+    request_id="request",
+)
+
+
+def _waiting(connection: Connection) -> int:
+    """How many transactions wait for another's end."""
+    waits = text("SELECT count(*) FROM pg_locks WHERE NOT granted AND locktype = 'transactionid'")
+    return int(connection.execute(waits).scalar_one())
+
+
+async def _submitted_meanwhile(database: Database, tenant: str) -> queue.Submitted:
+    """A run on a thread that another process has made and not committed when the run is submitted."""
+    is_made, may_commit = threading.Event(), threading.Event()
+
+    def make(connection: Connection) -> None:
+        insert_thread(connection, NewThread("thread", tenant, {"title": "theirs"}))
+        is_made.set()
+        may_commit.wait()
+
+    making = asyncio.create_task(database.run(make))
+    await asyncio.to_thread(is_made.wait)
+    submitting = asyncio.create_task(database.run(queue.submit, NEW_RUN, NewThread("thread", "mine")))
+    try:
+        while not await database.run(_waiting):
+            assert not submitting.done()
+    finally:
+        may_commit.set()
+        await making
+    return await submitting
+
+
+def _metadata(connection: Connection) -> Any:
+    known = thread(connection, "mine", "thread")
+    return known and known["metadata"]
+
+
+async def test_a_thread_that_two_make_at_once(database: Database) -> None:
+    """It is one thread, with what the other has written on it."""
+    made = await _submitted_meanwhile(database, "mine")
+    assert made.run["run_id"] == "run"
+    assert await database.run(_metadata) == {"title": "theirs", "graph_id": "agent"}
+
+
+async def test_a_thread_that_two_tenants_make_at_once(database: Database) -> None:
+    """It is the first one's, and the second is told that there is none."""
+    with pytest.raises(ThreadNotFoundError):
+        await _submitted_meanwhile(database, "theirs")
