@@ -90,8 +90,8 @@ def connect(settings: AgentSettings) -> ProxyClients:
     model = ProxyModel(
         model=settings.model or "unnamed",  # each call carries the name that ModelName has found
         base_url=f"{settings.proxy}/v1",
-        api_key=settings.api_key
-        or SecretStr("none"),  # the SDK will not do without; each call carries its caller's
+        # The SDK will not do without a key; each call carries its caller's.
+        api_key=settings.api_key or SecretStr("none"),
         http_async_client=http,
         timeout=timeout,
         max_retries=0,  # what is tried again is decided in one place: see agents/middleware/model_calls.py

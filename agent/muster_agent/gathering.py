@@ -51,8 +51,9 @@ class _Pile(Generic[_Item]):
                         await self._has_room.wait()
         except Exception as error:  # noqa: BLE001 - raised again where the items are taken
             self._error = error
-        self._is_over = True
-        self._changed.set()
+        finally:
+            self._is_over = True
+            self._changed.set()
 
     async def handfuls(self, silence_s: float) -> AsyncGenerator[Sequence[_Item]]:
         """What is there, as soon as there is something."""

@@ -46,6 +46,7 @@ class Executor:
         self._is_full = False
         self._next_s: float | None = None
         self._missed: set[str] = set()
+        self._errands: set[asyncio.Task[None]] = set()
 
     def __repr__(self) -> str:
         return f"<Executor {len(self._executions)} of {self._most} runs>"
@@ -122,7 +123,7 @@ class Executor:
         except Exception as error:  # noqa: BLE001 - the database is away; it is asked again
             _log.error("runs could not be claimed", error=type(error).__name__)
             await asyncio.sleep(_LOOK_S)
-            return False
+            return True
         self._next_s = taken.next_s
         for each in taken.claimed:
             execution = Execution(each, self._services)
@@ -174,7 +175,11 @@ class Executor:
         """Cancel those of these runs of ours that somebody has asked to cancel."""
         if not run_ids:
             return
-        asked = await self._services.database.run(queue.cancellations, run_ids)
+        try:
+            asked = await self._services.database.run(queue.cancellations, run_ids)
+        except Exception as error:  # noqa: BLE001 - the database is away; the next renewal finds them again
+            _log.error("cancelled runs could not be looked up", error=type(error).__name__)
+            return
         for run_id, (action, keeps_input) in asked.items():
             self.cancel([run_id], action, keeps_input=keeps_input)
 
@@ -187,7 +192,9 @@ class Executor:
             case "events":
                 self._services.log.look(run_id)
             case "cancel" if run_id in self._executions:
-                asyncio.get_running_loop().create_task(self._obey([run_id])).add_done_callback(_report)
+                errand = asyncio.get_running_loop().create_task(self._obey([run_id]))
+                self._errands.add(errand)
+                errand.add_done_callback(self._errands.discard)
             case "cancel":
                 self._missed.add(run_id)
                 self.wake()
@@ -201,8 +208,3 @@ class Executor:
         if self._executions:
             await self._is_idle.wait()
         await self._services.database.run(queue.disown, self.owner)
-
-
-def _report(task: "asyncio.Task[None]") -> None:
-    if not task.cancelled() and (error := task.exception()) is not None:
-        _log.error("a cancellation was not carried out", error=type(error).__name__)
