@@ -8,7 +8,7 @@ import httpx
 import pytest
 
 from muster_agent.testing import Hold, Say
-from tests.agent.langgraph_api.listening import ask, frames, new_thread
+from tests.agent.langgraph_api.listening import ask, frames
 from tests.agent.runs.conftest import Start
 
 INPUT = ask("hi")["input"]
@@ -104,7 +104,7 @@ async def test_a_silent_thread_is_kept_alive(start: Start, http: httpx.AsyncClie
             assert [await anext(lines) for _ in range(3)] == [": heartbeat", "", ": heartbeat"]
 
 
-@pytest.mark.parametrize("thread", [new_thread(), "nowhere"])
+@pytest.mark.parametrize("thread", ["01a20830-2f5a-4575-baa7-1c43a8437cf9", "nowhere"])
 async def test_what_is_no_thread(start: Start, http: httpx.AsyncClient, thread: str) -> None:
     """There is nothing to join."""
     async with start() as (agent, _client):
