@@ -12,8 +12,8 @@ The first three write the run's end, once. What an attempt writes before, it wri
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, Mapping
-from contextlib import aclosing, asynccontextmanager
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
@@ -246,23 +246,23 @@ class Execution:
             return
         modes = self._kwargs.get("stream_mode") or ["values"]
         encoder = v1.Encoder(modes)
-        async with self._streaming(graph, start, config, v1.graph_modes(modes)) as parts:
-            async for namespace, mode, part in parts:
+        async with aclosing(self._parts(graph, start, config, modes)) as parts:
+            async for namespace, mode, part in self._of_wanted_graphs(parts):
                 for event, data in encoder.write(namespace, mode, part):
                     await self._writer.write(event, data)
 
-    @asynccontextmanager
-    async def _streaming(
+    def _parts(
         self,
         graph: "Graph",
         start: Any,  # noqa: ANN401 - a graph's input
         config: RunnableConfig,
-        modes: list[str],
-    ) -> AsyncGenerator[AsyncGenerator[tuple[tuple[str, ...], str, Any]]]:
+        modes: Sequence[str],
+    ) -> AsyncGenerator[v1.Part]:
         anything = cast("Any", graph)  # its stream has another type for each mode
-        parts = anything.astream(start, config, stream_mode=modes, subgraphs=True, **self._wishes())
-        async with aclosing(parts) as stream:
-            yield self._of_wanted_graphs(stream)
+        wishes = {"stream_mode": v1.graph_modes(modes), "subgraphs": True, **self._wishes()}
+        if v1.EVENTS in modes:
+            return v1.with_events(anything.astream_events(start, config, version="v2", **wishes))
+        return anything.astream(start, config, **wishes)
 
     def _wishes(self) -> dict[str, Any]:
         """How the graph is to be run, as the client wants it."""
@@ -275,9 +275,7 @@ class Execution:
             "durability": kwargs.get("durability") or "sync",
         }
 
-    async def _of_wanted_graphs(
-        self, parts: AsyncGenerator[Any]
-    ) -> AsyncGenerator[tuple[tuple[str, ...], str, Any]]:
+    async def _of_wanted_graphs(self, parts: AsyncGenerator[v1.Part]) -> AsyncGenerator[v1.Part]:
         """Leave out what subgraphs say where the client did not ask for it."""
         with_subgraphs = bool(self._kwargs.get("stream_subgraphs"))
         async for namespace, mode, part in parts:

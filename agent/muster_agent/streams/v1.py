@@ -1,10 +1,12 @@
 """LangGraph's first streaming protocol: events of one run, named by their stream mode.
 
 The shapes are those of a recorded LangGraph server. `messages-tuple` is what graphs themselves call `messages`; the
-mode that clients call `messages` has each message as it has grown so far.
+mode that clients call `messages` has each message as it has grown so far; `events` are LangChain's own of whatever runs
+within the graph, in their second version.
 """
 
-from collections.abc import Generator, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Generator, Iterable, Mapping, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -12,12 +14,14 @@ from langchain_core.messages import AIMessageChunk, BaseMessage, BaseMessageChun
 
 from muster_agent.wire import interrupt_as_json, to_json
 
+EVENTS = "events"
+
 MODES = (
     "values",
     "messages",
     "messages-tuple",
     "updates",
-    "events",
+    EVENTS,
     "debug",
     "tasks",
     "checkpoints",
@@ -28,13 +32,29 @@ MODES = (
 Written = tuple[str, bytes]
 """An event's name and its data."""
 
+Part = tuple[tuple[str, ...], str, Any]
+"""What a graph streams: the namespace of the graph within it that speaks, the stream mode, and what it says."""
+
 _INTERRUPT = "__interrupt__"
+_HIDDEN = "langsmith:hidden"
 
 
 def graph_modes(modes: Iterable[str]) -> list[str]:
     """The graph's own stream modes for what a client asked for."""
-    asked = ["messages" if mode == "messages-tuple" else mode for mode in modes if mode != "events"]
+    asked = ["messages" if mode == "messages-tuple" else mode for mode in modes if mode != EVENTS]
     return list(dict.fromkeys(asked))
+
+
+async def with_events(events: AsyncGenerator[Mapping[str, Any]]) -> AsyncGenerator[Part]:
+    """A graph's parts, which it streams as events of its own, and everything else that happens as `events`."""
+    async with aclosing(events) as happening:
+        async for event in happening:
+            if _HIDDEN in event.get("tags", ()):
+                continue
+            if event["event"] == "on_chain_stream" and not event["parent_ids"]:
+                yield event["data"]["chunk"]
+            else:
+                yield (), EVENTS, event
 
 
 @dataclass(slots=True)

@@ -10,7 +10,7 @@ from tests.agent.runs.conftest import Start
 from tests.agent.runs.test_runs import CALCULATE, asks, said
 
 
-@pytest.mark.parametrize("stream_mode", ["values", "messages-tuple"])
+@pytest.mark.parametrize("stream_mode", ["values", "messages-tuple", "events"])
 async def test_a_cancelled_run_closes_its_model_call(start: Start, stream_mode: str) -> None:
     """Cancelling is answered when the run has ended, and the model hears that nobody listens any more."""
     async with start(Hold(Say("never"), said="I am")) as (agent, client):

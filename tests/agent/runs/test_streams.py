@@ -28,7 +28,7 @@ def events_of(text: str) -> list[tuple[str, Any, str | None]]:
 
 
 @pytest.mark.parametrize(
-    "mode", ["values", "updates", "messages", "messages-tuple", "debug", "tasks", "checkpoints"]
+    "mode", ["values", "updates", "messages", "messages-tuple", "events", "debug", "tasks", "checkpoints"]
 )
 async def test_each_mode_is_streamed(start: Start, mode: str) -> None:
     """A stream begins with its run, has its mode's events in between, and says how it ended."""
@@ -66,6 +66,27 @@ async def test_the_wire_of_messages(start: Start) -> None:
         assert {piece[0]["type"] for piece in pieces} == {"AIMessageChunk"}
         assert {piece[1]["langgraph_node"] for piece in pieces} == {"model"}
         assert {piece[1]["thread_id"] for piece in pieces} == {thread}
+
+
+async def test_what_happens_within_a_graph(start: Start) -> None:
+    """The mode `events` has every call of a model and a tool; a mode beside it has what it has without it."""
+    async with start(*ANSWERS, *ANSWERS) as (_agent, client):
+
+        async def streamed(*modes: Any) -> list[Any]:
+            return [
+                part async for part in client.runs.stream(None, "agent", input=asks("hi"), stream_mode=modes)
+            ]
+
+        parts = await streamed("events", "updates")
+        told = [part.data for part in parts if part.event == "events"]
+        happened = [(each["event"], each["name"]) for each in told]
+        assert happened.count(("on_tool_start", "calculator")) == 1
+        assert happened.count(("on_tool_end", "calculator")) == 1
+        said = [each["data"]["chunk"]["content"] for each in told if each["event"] == "on_chat_model_stream"]
+        assert "".join(said) == "It is 161 ."
+        assert not [each for each in told if "langsmith:hidden" in each["tags"]]
+        others = [part.event for part in parts if part.event != "events"]
+        assert others == [part.event for part in await streamed("updates")]
 
 
 async def test_headers_of_a_stream(start: Start, http: httpx.AsyncClient) -> None:
@@ -151,12 +172,16 @@ async def test_custom_events_and_subgraphs(start: Start) -> None:
         assert len(inner) == 1
 
 
-async def test_a_failing_graph(start: Start) -> None:
+@pytest.mark.parametrize("mode", ["values", "events"])
+async def test_a_failing_graph(start: Start, mode: Any) -> None:
     """An exception ends the run as an error that is told, streamed or waited for, and shows in its thread."""
     agents = {"mine": {"graph": "tests.agent.runs.graphs:failing"}}
     async with start(agents=agents) as (_agent, client):
         thread = (await client.threads.create())["thread_id"]
-        parts = [part async for part in client.runs.stream(thread, "mine", input={"text": "boom"})]
+        parts = [
+            part
+            async for part in client.runs.stream(thread, "mine", input={"text": "boom"}, stream_mode=mode)
+        ]
         assert [part.event for part in parts][-2:] == ["error", "end"]
         assert parts[-2].data["error"] == "ValueError"
         assert parts[-2].data["message"] == "boom!"

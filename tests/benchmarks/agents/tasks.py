@@ -79,7 +79,7 @@ TASKS = (
     Task("Which year is it? Use the clock.", _year()),
     Task(
         "What time zone offset does Tokyo have from UTC? Look at the clock in Asia/Tokyo.",
-        r"(\+|plus |utc ?)0?9(?!\d)|\b0?9(:00)? hours|nine hours",
+        r"(\+|plus |utc ?)0?9(:?00)?(?!\d)|\b0?9(:00)? hours|nine hours",
     ),
     Task("What day of the week is it today in UTC? Use the clock.", datetime.now(UTC).strftime("%A")),
     Task("How many days of paid holiday does an employee have? Search the documents.", r"\b28\b"),

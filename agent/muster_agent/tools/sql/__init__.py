@@ -15,7 +15,7 @@ from langchain_core.tools import BaseTool, StructuredTool
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr
 
 from muster_agent.tools.complaints import ToolComplaint, ToolkitError
-from muster_agent.tools.sql.answer import Answer, as_text, fitting
+from muster_agent.tools.sql.answer import Answer, QueryComplaint, as_text, fitting
 from muster_agent.tools.sql.sqlite import SqliteDatabase
 from muster_agent.tools.sql.statement import Dialect, Statement, check
 
@@ -104,7 +104,11 @@ async def open_sql(settings: SqlSettings) -> AsyncGenerator[Sequence[BaseTool]]:
     async def query(sql: Annotated[str, "One SELECT statement"]) -> str:
         with _within(settings.timeout_s):
             statement = await anyio.to_thread.run_sync(check, sql, database.dialect)
-            answer = await database.query(statement, settings.rows)
+            try:
+                answer = await database.query(statement, settings.rows)
+            except QueryComplaint as complaint:  # of a name that there is not, more often than not
+                tables = _shown(await database.describe(), settings.most_characters)
+                raise ToolComplaint(f"{complaint}\nThe tables:\n{tables}") from None
         return as_text(answer, settings.most_characters)
 
     about = f" The data are about: {settings.about}" if settings.about else ""

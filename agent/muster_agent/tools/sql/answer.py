@@ -4,12 +4,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from muster_agent.tools.complaints import ToolComplaint
+
 CELL_CHARACTERS: Final = 200
 """Of one cell; a longer text is cut."""
 _CUT: Final = "\N{HORIZONTAL ELLIPSIS}"
 _FOOT_CHARACTERS: Final = 60
 """For the line under a table."""
 _ONE_LINE: Final = str.maketrans("\n\r\t\v\f\0", "      ")
+
+
+class QueryComplaint(ToolComplaint):
+    """The database does not take the model's query; the text is what it says."""
 
 
 @dataclass(frozen=True, slots=True)

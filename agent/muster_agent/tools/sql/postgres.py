@@ -21,7 +21,7 @@ import psycopg
 from psycopg.types.string import TextLoader
 
 from muster_agent.tools.complaints import ToolComplaint, ToolkitError
-from muster_agent.tools.sql.answer import CELL_CHARACTERS, Answer, cell
+from muster_agent.tools.sql.answer import CELL_CHARACTERS, Answer, QueryComplaint, cell
 from muster_agent.tools.sql.statement import Dialect, Statement
 from muster_observability import logs
 
@@ -216,6 +216,6 @@ def _told(error: psycopg.Error) -> Exception:
     if state == _TOO_LONG:
         return TimeoutError()
     if state.startswith(_MODELS_FAULT):
-        return ToolComplaint(f"the database says: {(error.diag.message_primary or 'no reason')[:300]}")
+        return QueryComplaint(f"the database says: {(error.diag.message_primary or 'no reason')[:300]}")
     _log.warning("database failed", error=type(error).__name__, code=state)
     return ToolComplaint("the database cannot answer now")

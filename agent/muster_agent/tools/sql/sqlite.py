@@ -17,7 +17,7 @@ import anyio
 import anyio.to_thread
 
 from muster_agent.tools.complaints import ToolComplaint, ToolkitError
-from muster_agent.tools.sql.answer import Answer, cell
+from muster_agent.tools.sql.answer import Answer, QueryComplaint, cell
 from muster_agent.tools.sql.statement import MOST_CHARACTERS, Dialect, Statement, is_refused
 from muster_observability import logs
 
@@ -225,6 +225,6 @@ def _decoded(text: bytes) -> str:
 def _complaint(error: sqlite3.Error) -> ToolComplaint:
     code = getattr(error, "sqlite_errorcode", 0) & 0xFF
     if code in _MODELS_FAULT:
-        return ToolComplaint(f"the database says: {str(error)[:300]}")
+        return QueryComplaint(f"the database says: {str(error)[:300]}")
     _log.warning("database failed", error=type(error).__name__, code=getattr(error, "sqlite_errorname", ""))
     return ToolComplaint("the database cannot answer now")
