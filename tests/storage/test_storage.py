@@ -4,6 +4,7 @@ import asyncio
 import stat
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,9 @@ from sqlalchemy import (
     text,
 )
 
+from muster_agent.runs.records import NewThread
 from muster_agent.runs.tables import METADATA, SCHEMA
+from muster_agent.runs.thread_rows import ThreadQuery, insert_thread, search
 from muster_storage import Database, DatabaseInUseError, Json, Prepared, StorageError, now_s, open_database
 from tests.postgres import new_database
 
@@ -68,6 +71,23 @@ def test_migrations_make_the_tables_that_the_code_uses(database_url: str) -> Non
             assert compare_metadata(ours, METADATA) == []
     finally:
         asyncio.run(database.close())
+
+
+async def test_a_database_of_an_earlier_revision(database_url: str) -> None:
+    """It is brought to the newest one with all that is in it, and can be written to."""
+    earlier = await asyncio.to_thread(open_database, database_url, replace(SCHEMA, head="0001"))
+    row = (
+        "INSERT INTO agent_threads (thread_id, tenant, created_at, updated_at, state_updated_at, metadata, config, "
+        "status, is_temporary, fence, events_before) VALUES ('old', '', 1, 1, 1, '{}', '{}', 'idle', false, 0, 0)"
+    )
+    await earlier.run(lambda connection: connection.execute(text(row)))
+    await earlier.close()
+
+    database = await asyncio.to_thread(open_database, database_url, SCHEMA)
+    await database.run(insert_thread, NewThread("new", ""))
+    threads = await database.run(search, "", ThreadQuery(), ("thread_id", False), (10, 0))
+    assert [each["thread_id"] for each in threads] == ["new", "old"]
+    await database.close()
 
 
 def _is_ours(name: str | None, kind: str, _parents: object) -> bool:

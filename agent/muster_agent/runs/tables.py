@@ -22,7 +22,7 @@ from sqlalchemy import (
 
 from muster_storage import Json, Schema
 
-SCHEMA = Schema("agent", Path(__file__).parent / "migrations", "0001")
+SCHEMA = Schema("agent", Path(__file__).parent / "migrations", "0002")
 
 METADATA = MetaData()
 

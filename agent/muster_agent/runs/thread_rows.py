@@ -89,6 +89,8 @@ def create_thread(connection: Connection, new: NewThread, *, may_exist: bool) ->
             return insert_thread(connection, new), True
     except IntegrityError:
         known = thread(connection, new.tenant, new.thread_id)
+        if known is None and not is_foreign(connection, new.tenant, new.thread_id):
+            raise  # it is not the identifier
         if known is None or not may_exist:
             raise ThreadExistsError(new.thread_id) from None
         return known, False
@@ -105,8 +107,10 @@ def ensure_thread(connection: Connection, new: NewThread) -> Row:
             return insert_thread(connection, new)
     except IntegrityError:
         known = locked_thread(connection, new.tenant, new.thread_id)
-        if known is None:
+        if known is None and is_foreign(connection, new.tenant, new.thread_id):
             raise ThreadNotFoundError(new.thread_id) from None
+        if known is None:
+            raise  # it is not the identifier
         return known
 
 

@@ -31,6 +31,7 @@ def upgrade() -> None:
         sa.Column("fence", sa.BigInteger(), nullable=False),
         sa.Column("lease_owner", sa.Text(), nullable=True),
         sa.Column("lease_until", sa.Double(), nullable=True),
+        sa.Column("events_before", sa.BigInteger(), nullable=False),
         sa.Column("approval_due", sa.Double(), nullable=True),
         sa.PrimaryKeyConstraint("thread_id"),
     )
@@ -76,6 +77,7 @@ def upgrade() -> None:
         sa.Column("progress", sa.Text(), nullable=True),
         sa.Column("cancel", sa.Text(), nullable=True),
         sa.Column("keeps_input", sa.Boolean(), nullable=False),
+        sa.Column("events_before", sa.BigInteger(), nullable=False),
         sa.Column("sealed_key", sa.LargeBinary(), nullable=True),
         sa.Column("request_id", sa.Text(), nullable=False),
         sa.Column("error", Json(), nullable=True),
