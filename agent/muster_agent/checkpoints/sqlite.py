@@ -11,9 +11,9 @@ for each statement, cursor and commit, five times for a state that is read.
 import asyncio
 import importlib
 import sqlite3
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
@@ -28,6 +28,7 @@ from langgraph.checkpoint.base import (
 )
 
 from muster_agent.checkpoints.saver import Saver, serializer
+from muster_agent.runs import holds
 from muster_storage import make_private
 
 if TYPE_CHECKING:
@@ -48,7 +49,7 @@ class _ThreadedSaver(sqlite.SqliteSaver):
 
     Args:
         connection: To the file.
-        thread: A pool of one thread, in which the connection was made.
+        thread: A pool of one thread.
     """
 
     def __init__(self, connection: sqlite3.Connection, thread: ThreadPoolExecutor) -> None:
@@ -86,12 +87,12 @@ class _ThreadedSaver(sqlite.SqliteSaver):
         metadata: CheckpointMetadata,
         new_versions: ChannelVersions,
     ) -> RunnableConfig:
-        return await self._run(self.put, config, checkpoint, metadata, new_versions)
+        return await self._run(super().put, config, checkpoint, metadata, new_versions)
 
     async def aput_writes(
         self, config: RunnableConfig, writes: Sequence[tuple[str, Any]], task_id: str, task_path: str = ""
     ) -> None:
-        await self._run(self.put_writes, config, writes, task_id, task_path)
+        await self._run(super().put_writes, config, writes, task_id, task_path)
 
     async def adelete_thread(self, thread_id: str) -> None:
         await self._run(self.delete_thread, thread_id)
@@ -103,7 +104,36 @@ class _ThreadedSaver(sqlite.SqliteSaver):
 
 
 class SqliteSaver(Saver, _ThreadedSaver):
-    """What the service needs of it."""
+    """What the service needs of it.
+
+    The methods that are not for asyncio serve graphs that a graph's node runs in its own thread.
+    """
+
+    def put(
+        self,
+        config: RunnableConfig,
+        checkpoint: Checkpoint,
+        metadata: CheckpointMetadata,
+        new_versions: ChannelVersions,
+    ) -> RunnableConfig:
+        """Store a checkpoint.
+
+        Raises:
+            LeaseLostError: The thread is another process's.
+        """
+        holds.current()
+        return super().put(config, checkpoint, metadata, new_versions)
+
+    def put_writes(
+        self, config: RunnableConfig, writes: Sequence[tuple[str, Any]], task_id: str, task_path: str = ""
+    ) -> None:
+        """Store what tasks have written.
+
+        Raises:
+            LeaseLostError: The thread is another process's.
+        """
+        holds.current()
+        super().put_writes(config, writes, task_id, task_path)
 
     async def take_back(self, thread_id: str, run_id: str) -> None:
         """Delete what a run has stored, so that its thread is as it was before."""
@@ -117,10 +147,14 @@ class SqliteSaver(Saver, _ThreadedSaver):
         """Delete all but a thread's newest `keep` checkpoints."""
         await self._run(self._shorten, thread_id, keep)
 
-    # The connection's own block commits, or takes everything back where something fails.
+    @contextmanager
+    def _transaction(self) -> Generator[sqlite3.Connection]:
+        # The connection's own block commits, or takes everything back where something fails.
+        with self.lock, self.conn as connection:
+            yield connection
 
     def _take_back(self, thread_id: str, run_id: str) -> None:
-        with self.conn as connection:
+        with self._transaction() as connection:
             connection.execute(
                 "DELETE FROM writes WHERE thread_id = ? AND (checkpoint_ns, checkpoint_id) IN "  # noqa: S608 - a constant
                 f"(SELECT checkpoint_ns, checkpoint_id FROM checkpoints WHERE thread_id = ? AND {_OF_RUN})",
@@ -136,7 +170,7 @@ class SqliteSaver(Saver, _ThreadedSaver):
             )
 
     def _copy(self, thread_id: str, to_thread_id: str) -> None:
-        with self.conn as connection:
+        with self._transaction() as connection:
             for table, names in _COLUMNS.items():
                 connection.execute(
                     f"INSERT INTO {table} (thread_id, {names}) SELECT ?, {names} FROM {table} WHERE thread_id = ?",  # noqa: S608 - constants
@@ -149,7 +183,7 @@ class SqliteSaver(Saver, _ThreadedSaver):
             "(SELECT checkpoint_id FROM checkpoints WHERE thread_id = ? AND checkpoint_ns = '' "
             "ORDER BY checkpoint_id DESC LIMIT 1 OFFSET ?)"
         )
-        with self.conn as connection:
+        with self._transaction() as connection:
             for table in _COLUMNS:
                 connection.execute(
                     f"DELETE FROM {table} WHERE thread_id = ? AND checkpoint_id < {oldest}",  # noqa: S608 - constants
@@ -183,7 +217,7 @@ async def _opened(path: Path) -> AsyncGenerator[SqliteSaver]:
 
 
 def _open(path: Path, thread: ThreadPoolExecutor) -> SqliteSaver:
-    connection = sqlite3.connect(path)
+    connection = sqlite3.connect(path, check_same_thread=False)  # the saver has a lock
     # As in muster_storage: a killed process loses nothing.
     connection.execute("PRAGMA synchronous=NORMAL")
     saver = SqliteSaver(connection, thread)

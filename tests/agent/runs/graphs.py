@@ -5,6 +5,7 @@ from typing import Any, TypedDict
 from langchain_core.runnables import RunnableConfig
 from langgraph.config import get_stream_writer
 from langgraph.graph import END, START, StateGraph  # pyright: ignore[reportMissingTypeStubs] - typed inline
+from langgraph.types import interrupt
 
 
 class State(TypedDict, total=False):
@@ -36,7 +37,19 @@ def _fail(_state: State) -> State:
     raise ValueError("boom!")
 
 
+def _ask(state: State) -> State:
+    return {"text": f"{state.get('text')}{interrupt('which?')}"}
+
+
+_asking = _graph(ask=_ask, deep=_inner).compile()
+
+
+def _call(state: State) -> Any:
+    return _asking.invoke(state)
+
+
 nested = _graph(outer=_outer, inner=_graph(deep=_inner).compile()).compile()
+calling = _graph(call=_call, after=_inner)
 failing = _graph(fail=_fail)
 
 

@@ -172,6 +172,17 @@ async def test_custom_events_and_subgraphs(start: Start) -> None:
         assert len(inner) == 1
 
 
+async def test_a_graph_that_a_node_calls(start: Start) -> None:
+    """It runs in the node's thread, asks there, and goes on where it was when it is answered."""
+    agents = {"mine": {"graph": "tests.agent.runs.graphs:calling"}}
+    async with start(agents=agents) as (_agent, client):
+        thread = (await client.threads.create())["thread_id"]
+        asked: Any = await client.runs.wait(thread, "mine", input={"text": "a"})
+        assert [each["value"] for each in asked["__interrupt__"]] == ["which?"]
+        answered: Any = await client.runs.wait(thread, "mine", command={"resume": "X"})
+        assert answered["text"] == "aXbb"
+
+
 @pytest.mark.parametrize("mode", ["values", "events"])
 async def test_a_failing_graph(start: Start, mode: Any) -> None:
     """An exception ends the run as an error that is told, streamed or waited for, and shows in its thread."""
