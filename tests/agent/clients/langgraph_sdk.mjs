@@ -34,7 +34,8 @@ found.schemas = (await client.assistants.getSchemas(assistant.assistant_id)).gra
 // A run in each mode.
 const { thread_id: thread } = await client.threads.create({ metadata: { kind: "test" } });
 found.modes = {};
-for (const mode of ["values", "updates", "messages", "messages-tuple", "custom", "debug", "tasks", "checkpoints"]) {
+const modes = ["values", "updates", "messages", "messages-tuple", "events", "custom", "debug", "tasks", "checkpoints"];
+for (const mode of modes) {
   const parts = await collected(client.runs.stream(thread, "agent", { input: input("hi"), streamMode: mode }));
   found.modes[mode] = names(parts);
 }
