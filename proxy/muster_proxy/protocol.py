@@ -102,8 +102,6 @@ class HttpServer:
     ) -> "HttpProtocol":
         """A protocol for a new connection; the arguments are uvicorn's."""
         loop = _loop or asyncio.get_running_loop()
-        if self._sweeping is None:
-            self._sweeping = loop.call_later(self.limits.sweep_s, self._sweep, server_state, loop)
         return HttpProtocol(self, cast("Any", config).loaded_app, server_state, app_state, loop)
 
     def common_headers(self, headers: Headers) -> bytes:
@@ -113,6 +111,11 @@ class HttpServer:
             self._common = b"".join(b"%b: %b\r\n" % header for header in headers)
         return self._common
 
+    def watch(self, server_state: "ServerState", loop: asyncio.AbstractEventLoop) -> None:
+        """Close connections that are overdue from now on: there is one, which its protocol may have waited for."""
+        if self._sweeping is None:
+            self._sweeping = loop.call_later(self.limits.sweep_s, self._sweep, server_state, loop)
+
     def _sweep(self, server_state: "ServerState", loop: asyncio.AbstractEventLoop) -> None:
         now_s = loop.time()
         for connection in tuple(server_state.connections):
@@ -120,7 +123,7 @@ class HttpServer:
                 connection.close_if_overdue(now_s)
         self._sweeping = None
         if server_state.connections:
-            self._sweeping = loop.call_later(self.limits.sweep_s, self._sweep, server_state, loop)
+            self.watch(server_state, loop)
 
 
 class _RefusedError(Exception):
@@ -212,6 +215,7 @@ class HttpProtocol(asyncio.Protocol):
         """Begin to read."""
         self._transport = cast("asyncio.Transport", transport)
         self._state.connections.add(self)  # pyright: ignore[reportArgumentType]  uvicorn names its own classes
+        self._server.watch(self._state, self._loop)
         self._client = _address(transport.get_extra_info("peername"))
         self._local = _address(transport.get_extra_info("sockname"))
 

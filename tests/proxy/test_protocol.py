@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import json
 import resource
+import socket
 import sys
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, MutableMapping
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 import structlog.testing
 import uvicorn
 from starlette.types import Message, Receive, Scope, Send
+from uvicorn.server import ServerState
 
 from muster_observability import server
 from muster_proxy.app import create_app
@@ -1033,3 +1035,27 @@ async def test_a_proxy_without_descriptors_goes_on_with_what_it_has(fake: FakeVl
                 assert (await client.read_until(b"0\r\n\r\n")).endswith(b"data: [DONE]\n\n\r\n0\r\n\r\n")
         await until_ready(unused_port)
         assert (await ask(unused_port, chat())).status == 200
+
+
+async def test_a_connection_that_comes_long_after_its_protocol_is_closed_when_it_is_overdue() -> None:
+    """The loop makes the protocol first; connections that ended meanwhile must not end the watch over this one."""
+    loop, state = asyncio.get_running_loop(), ServerState()
+    config = uvicorn.Config(lifeless(echo))
+    config.load()
+    quick = HttpServer(Limits(head_timeout_s=0.05, linger_s=0.05, sweep_s=0.01))
+    early = quick(config, state, {}, loop)
+    await asyncio.sleep(0.03)  # a sweep that finds nobody
+    ours, theirs = socket.socketpair()
+    with ours:
+        ours.setblocking(False)
+        transport, _ = await loop.connect_accepted_socket(lambda: early, theirs)
+        await loop.sock_sendall(ours, b"GET / HT")
+        told = b""
+        while piece := await loop.sock_recv(ours, 4096):
+            told += piece
+
+        transport.close()
+        while state.connections:
+            await asyncio.sleep(0)
+
+    assert told.startswith(b"HTTP/1.1 408 ")
