@@ -20,7 +20,8 @@ run: $(READY) ## run engine, proxy and agent on 127.0.0.1 (Ctrl-C stops all)
 test: $(READY) ## run every test that needs no GPU; the batching library's must cover each of its branches
 	@$(BIN)/coverage run -m pytest tests/batching $(PYTEST_ARGS)
 	@$(BIN)/coverage report
-	@$(BIN)/python -m pytest tests --ignore tests/batching --numprocesses $(WORKERS) --dist loadfile $(PYTEST_ARGS)
+	@$(BIN)/python -m pytest tests --ignore tests/batching --numprocesses $(WORKERS) --dist loadfile --max-worker-restart 0 \
+	  $(PYTEST_ARGS)
 
 check: $(READY) ## check format, lint, types and import rules
 	@$(BIN)/ruff format --check .

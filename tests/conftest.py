@@ -1,6 +1,7 @@
 """What every test has: asyncio, and no way out of this machine."""
 
 import socket
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,13 @@ hypothesis.settings.register_profile("muster", deadline=None)
 hypothesis.settings.load_profile("muster")
 
 _real_connect = socket.socket.connect
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Refuse two tests of one name: run in several processes, only the first of them would be run."""
+    doubles = [name for name, count in Counter(item.nodeid for item in items).items() if count > 1]
+    if doubles:
+        raise pytest.UsageError(f"several tests have the same name: {', '.join(doubles)}")
 
 
 @pytest.fixture(scope="session")

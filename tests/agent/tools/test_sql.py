@@ -3,6 +3,7 @@
 import contextlib
 import gc
 import logging
+import logging.config
 import sqlite3
 import sys
 from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
@@ -428,7 +429,8 @@ def test_what_may_not_run_is_refused_in_a_sentence(dialect: Dialect, sql: str, s
 
 @pytest.mark.parametrize("dialect", ["sqlite", "postgres"])
 def test_a_query_is_never_logged(dialect: Dialect, caplog: pytest.LogCaptureFixture) -> None:
-    """The parser's own warnings quote what it reads; nobody sees them."""
+    """The parser's own warnings quote what it reads; nobody sees them, whoever has configured logging since."""
+    logging.config.dictConfig({"version": 1, "disable_existing_loggers": False})
     with caplog.at_level(logging.DEBUG):
         for sql in WRITING:
             try:

@@ -86,8 +86,9 @@ _HARMLESS: Final = frozenset(
     }
 )
 
-# It warns of what it does not know by quoting it, and a query may hold what nobody's log should.
-logging.getLogger("sqlglot").disabled = True
+# It warns of what it does not know by quoting it, and a query may hold what nobody's log should. (`disabled` would be
+# undone by whoever configures logging later, uvicorn for one.)
+logging.getLogger("sqlglot").addFilter(lambda _: False)
 
 
 @dataclass(frozen=True, slots=True)
