@@ -21,6 +21,7 @@ from psycopg.rows import DictRow, dict_row
 from psycopg_pool import AsyncConnectionPool
 
 from muster_agent.checkpoints.saver import Saver, serializer
+from muster_agent.checkpoints.shortening import Known, superfluous
 from muster_agent.runs import holds
 from muster_agent.runs.records import LeaseLostError
 from muster_storage import SESSION
@@ -33,6 +34,10 @@ _TRY_AGAIN_S = 0.1
 # Replicas that start together set up one after the other. Any number that nothing else uses.
 _LOCK = 0x4D_55_53_54_45_53
 
+_KNOWN = (
+    "SELECT checkpoint_ns AS namespace, checkpoint_id, parent_checkpoint_id AS parent_id, "
+    "metadata -> 'counters_since_delta_snapshot' AS counters FROM checkpoints WHERE thread_id = %s"
+)
 # It divides by zero where another process has the thread.
 _FENCE = (
     "SELECT 1 / count(*) FROM (SELECT FROM agent_threads "
@@ -96,17 +101,19 @@ class PostgresSaver(Saver, AsyncPostgresSaver):
                 await cursor.execute(statement, (to_thread_id, thread_id))
 
     async def shorten(self, thread_id: str, keep: int) -> None:
-        """Delete all but a thread's newest `keep` checkpoints."""
-        # Identifiers of checkpoints grow with time, those of subgraphs among them.
-        oldest = (
-            "(SELECT checkpoint_id FROM checkpoints WHERE thread_id = %(thread)s AND checkpoint_ns = '' "
-            "ORDER BY checkpoint_id DESC LIMIT 1 OFFSET %(kept)s)"
-        )
+        """Delete what a thread's newest `keep` states do not need."""
+        async with self._cursor() as cursor:
+            await cursor.execute(_KNOWN, (thread_id,))
+            gone = superfluous([Known(**row) for row in await cursor.fetchall()], keep)
+        if not gone:
+            return
+        given = (thread_id, [namespace for namespace, _ in gone], [checkpoint for _, checkpoint in gone])
         async with self._cursor(pipeline=True) as cursor:
             for table in ("checkpoint_writes", "checkpoints"):
                 await cursor.execute(
-                    f"DELETE FROM {table} WHERE thread_id = %(thread)s AND checkpoint_id < {oldest}",  # noqa: S608 - constants
-                    {"thread": thread_id, "kept": keep - 1},
+                    f"DELETE FROM {table} WHERE thread_id = %s AND (checkpoint_ns, checkpoint_id) IN "  # noqa: S608 - constants
+                    "(SELECT * FROM unnest(%s::text[], %s::text[]))",
+                    given,
                 )
             await _drop_unused_blobs(cursor, thread_id)
 

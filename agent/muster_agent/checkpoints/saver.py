@@ -63,4 +63,4 @@ class Saver(BaseCheckpointSaver[Any]):
 
     @abstractmethod
     async def shorten(self, thread_id: str, keep: int) -> None:
-        """Delete all but a thread's newest `keep` checkpoints."""
+        """Delete what a thread's newest `keep` states do not need: its past, and no more than that."""

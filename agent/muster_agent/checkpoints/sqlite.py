@@ -10,6 +10,7 @@ for each statement, cursor and commit, five times for a state that is read.
 
 import asyncio
 import importlib
+import json
 import sqlite3
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -28,6 +29,7 @@ from langgraph.checkpoint.base import (
 )
 
 from muster_agent.checkpoints.saver import Saver, serializer
+from muster_agent.checkpoints.shortening import Known, superfluous
 from muster_agent.runs import holds
 from muster_storage import make_private
 
@@ -38,6 +40,10 @@ _Given = ParamSpec("_Given")
 _Result = TypeVar("_Result")
 
 _OF_RUN = "json_extract(CAST(metadata AS TEXT), '$.run_id') = ?"
+_KNOWN = (
+    "SELECT checkpoint_ns, checkpoint_id, parent_checkpoint_id, "
+    "json_extract(CAST(metadata AS TEXT), '$.counters_since_delta_snapshot') FROM checkpoints WHERE thread_id = ?"
+)
 _COLUMNS = {
     "checkpoints": "checkpoint_ns, checkpoint_id, parent_checkpoint_id, type, checkpoint, metadata",
     "writes": "checkpoint_ns, checkpoint_id, task_id, task_path, idx, channel, type, value",
@@ -144,7 +150,7 @@ class SqliteSaver(Saver, _ThreadedSaver):
         await self._run(self._copy, thread_id, to_thread_id)
 
     async def shorten(self, thread_id: str, keep: int) -> None:
-        """Delete all but a thread's newest `keep` checkpoints."""
+        """Delete what a thread's newest `keep` states do not need."""
         await self._run(self._shorten, thread_id, keep)
 
     @contextmanager
@@ -178,16 +184,16 @@ class SqliteSaver(Saver, _ThreadedSaver):
                 )
 
     def _shorten(self, thread_id: str, keep: int) -> None:
-        # Identifiers of checkpoints grow with time, those of subgraphs among them.
-        oldest = (
-            "(SELECT checkpoint_id FROM checkpoints WHERE thread_id = ? AND checkpoint_ns = '' "
-            "ORDER BY checkpoint_id DESC LIMIT 1 OFFSET ?)"
-        )
         with self._transaction() as connection:
+            known = [
+                Known(namespace, checkpoint_id, parent_id, json.loads(counters) if counters else None)
+                for namespace, checkpoint_id, parent_id, counters in connection.execute(_KNOWN, (thread_id,))
+            ]
+            gone = [(thread_id, *key) for key in superfluous(known, keep)]
             for table in _COLUMNS:
-                connection.execute(
-                    f"DELETE FROM {table} WHERE thread_id = ? AND checkpoint_id < {oldest}",  # noqa: S608 - constants
-                    (thread_id, thread_id, keep - 1),
+                connection.executemany(
+                    f"DELETE FROM {table} WHERE thread_id = ? AND checkpoint_ns = ? AND checkpoint_id = ?",  # noqa: S608 - constants
+                    gone,
                 )
 
 

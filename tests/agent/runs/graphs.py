@@ -1,8 +1,11 @@
 """Graphs as users bring them: compiled, as a builder, and made by a function."""
 
-from typing import Any, TypedDict
+import itertools
+from collections.abc import Sequence
+from typing import Annotated, Any, TypedDict
 
 from langchain_core.runnables import RunnableConfig
+from langgraph.channels.delta import DeltaChannel  # pyright: ignore[reportMissingTypeStubs] - typed inline
 from langgraph.config import get_stream_writer
 from langgraph.graph import END, START, StateGraph  # pyright: ignore[reportMissingTypeStubs] - typed inline
 from langgraph.types import interrupt
@@ -14,8 +17,8 @@ class State(TypedDict, total=False):
     text: str
 
 
-def _graph(**nodes: Any) -> StateGraph[Any, Any, Any, Any]:
-    builder: StateGraph[Any, Any, Any, Any] = StateGraph(State)
+def _graph(state: type[Any] = State, **nodes: Any) -> StateGraph[Any, Any, Any, Any]:
+    builder: StateGraph[Any, Any, Any, Any] = StateGraph(state)
     names = list(nodes)
     for name, node in nodes.items():
         builder.add_node(name, node)
@@ -61,3 +64,33 @@ def factory(config: RunnableConfig) -> StateGraph[Any, Any, Any, Any]:
         return {"text": f"{state.get('text')}{suffix}"}
 
     return _graph(append=append)
+
+
+class Remembered(TypedDict, total=False):
+    """What a subgraph remembers between its calls: how many there were."""
+
+    count: int
+    text: str
+
+
+def _count(state: Remembered) -> Remembered:
+    count = state.get("count", 0) + 1
+    return {"count": count, "text": str(count)}
+
+
+def _both(left: list[str] | None, writes: Sequence[list[str]]) -> list[str]:
+    return [*(left or ()), *itertools.chain.from_iterable(writes)]
+
+
+class Pieces(TypedDict, total=False):
+    """A list that is stored in pieces, whole only now and then."""
+
+    items: Annotated[list[str], DeltaChannel(_both, snapshot_frequency=4)]
+
+
+def _add(_state: Pieces) -> Pieces:
+    return {"items": ["added"]}
+
+
+remembering = _graph(calls=_graph(Remembered, count=_count).compile(checkpointer=True)).compile()
+in_pieces = _graph(Pieces, add=_add).compile()
