@@ -126,6 +126,7 @@ async def open_service(
             responses=responses,
         )
         upkeep = Upkeep(database, memory, executor, _retention(settings))
+        await upkeep.bury()
         await opened.enter_async_context(_working(executor, upkeep))
         yield service
 

@@ -8,10 +8,12 @@ from muster_storage.database import Database, now_s, origin
 from muster_storage.errors import DatabaseInUseError, StorageError
 from muster_storage.json_column import Json
 from muster_storage.migrations import Schema
-from muster_storage.opening import SESSION, make_private, open_database
+from muster_storage.opening import IDLE_S, KEPT_ALIVE, SESSION, make_private, open_database
 from muster_storage.prepared import Prepared
 
 __all__ = [
+    "IDLE_S",
+    "KEPT_ALIVE",
     "SESSION",
     "Database",
     "DatabaseInUseError",

@@ -10,9 +10,12 @@ long as that lasts.
 """
 
 import asyncio
+import math
+import time
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, cast
+from weakref import WeakKeyDictionary
 
 from langgraph.checkpoint.postgres.aio import AsyncPostgresSaver
 from langgraph.store.postgres.aio import AsyncPostgresStore
@@ -20,11 +23,12 @@ from psycopg import AsyncConnection, AsyncCursor, errors, sql
 from psycopg.rows import DictRow, dict_row
 from psycopg_pool import AsyncConnectionPool
 
+from muster_agent.checkpoints.pending import OF_COMMANDS, Pending
 from muster_agent.checkpoints.saver import Saver, serializer
 from muster_agent.checkpoints.shortening import Known, superfluous
 from muster_agent.runs import holds
 from muster_agent.runs.records import LeaseLostError
-from muster_storage import SESSION
+from muster_storage import IDLE_S, KEPT_ALIVE, SESSION
 
 if TYPE_CHECKING:
     from langgraph.store.base import BaseStore
@@ -34,6 +38,8 @@ _TRY_AGAIN_S = 0.1
 # Replicas that start together set up one after the other. Any number that nothing else uses.
 _LOCK = 0x4D_55_53_54_45_53
 
+_WRITES = ("checkpoint_ns", "checkpoint_id", "task_id", "task_path", "idx", "channel", "type", "blob")
+_NEWEST = "SELECT max(checkpoint_id) AS newest FROM checkpoints WHERE thread_id = %s AND checkpoint_ns = ''"
 _KNOWN = (
     "SELECT checkpoint_ns AS namespace, checkpoint_id, parent_checkpoint_id AS parent_id, "
     "metadata -> 'counters_since_delta_snapshot' AS counters FROM checkpoints WHERE thread_id = %s"
@@ -78,18 +84,43 @@ class PostgresSaver(Saver, AsyncPostgresSaver):
                 given,
             )
             await cursor.execute(f"DELETE FROM checkpoints WHERE {ours}", given)  # noqa: S608 - likewise
-            # An answer that the run had brought is taken back too, or the question would count as answered.
-            await cursor.execute(
-                "DELETE FROM checkpoint_writes WHERE thread_id = %(thread)s AND channel = '__resume__'", given
-            )
             await _drop_unused_blobs(cursor, thread_id)
+
+    async def pending(self, thread_id: str, checkpoint_id: str | None) -> Pending | None:
+        """What stands beside a thread's newest checkpoint, or beside this one and those after it."""
+        async with self._cursor() as cursor:
+            await cursor.execute(_NEWEST, (thread_id,))
+            newest = await cursor.fetchone()
+            since = checkpoint_id or (newest or {}).get("newest")
+            if since is None:
+                return None
+            await cursor.execute(
+                f"SELECT {', '.join(_WRITES)} FROM checkpoint_writes WHERE thread_id = %s AND checkpoint_id >= %s",  # noqa: S608 - constants
+                (thread_id, since),
+            )
+            return Pending(since, [tuple(row.values()) for row in await cursor.fetchall()])
+
+    async def put_back(self, thread_id: str, pending: Pending, *, command_alone: bool) -> None:
+        """Have what stood beside these checkpoints stand there again, and no more; or only what a command brings."""
+        which = f" AND {OF_COMMANDS}" if command_alone else ""
+        given = ", ".join(["%s"] * (len(_WRITES) + 1))
+        async with self._cursor(pipeline=True) as cursor:
+            await cursor.execute(
+                f"DELETE FROM checkpoint_writes WHERE thread_id = %s AND checkpoint_id >= %s{which}",  # noqa: S608 - constants
+                (thread_id, pending.since),
+            )
+            for row in pending.chosen(command_alone=command_alone):
+                await cursor.execute(
+                    f"INSERT INTO checkpoint_writes (thread_id, {', '.join(_WRITES)}) VALUES ({given})",  # noqa: S608 - likewise
+                    (thread_id, *row),
+                )
 
     async def copy(self, thread_id: str, to_thread_id: str) -> None:
         """Copy a thread's whole history to a thread that has none."""
         columns = {
             "checkpoints": "checkpoint_ns checkpoint_id parent_checkpoint_id type checkpoint metadata",
             "checkpoint_blobs": "checkpoint_ns channel version type blob",
-            "checkpoint_writes": "checkpoint_ns checkpoint_id task_id task_path idx channel type blob",
+            "checkpoint_writes": " ".join(_WRITES),
         }
         copied = sql.SQL(
             "INSERT INTO {table} (thread_id, {names}) SELECT %s, {names} FROM {table} WHERE thread_id = %s"
@@ -130,6 +161,19 @@ async def _prepare(connection: AsyncConnection[Any]) -> None:
     await connection.execute(SESSION)
 
 
+_used_s: WeakKeyDictionary[AsyncConnection[Any], float] = WeakKeyDictionary()
+
+
+async def _note_use(connection: AsyncConnection[Any]) -> None:
+    _used_s[connection] = time.monotonic()
+
+
+async def _check(connection: AsyncConnection[Any]) -> None:
+    """See that a connection is alive that has not been used for a while: a restarted server must not cost a run."""
+    if time.monotonic() - _used_s.get(connection, -math.inf) > IDLE_S:
+        await AsyncConnectionPool.check_connection(connection)
+
+
 async def _drop_unused_blobs(cursor: AsyncCursor[Any], thread_id: str) -> None:
     await cursor.execute(
         "DELETE FROM checkpoint_blobs AS b WHERE thread_id = %s AND NOT EXISTS (SELECT 1 FROM checkpoints AS c "
@@ -142,9 +186,16 @@ async def _drop_unused_blobs(cursor: AsyncCursor[Any], thread_id: str) -> None:
 @asynccontextmanager
 async def open_postgres(url: str) -> AsyncGenerator[tuple[Saver, "BaseStore"]]:
     """Open checkpoints and the store in the database of this URL."""
-    options = {"autocommit": True, "prepare_threshold": 0, "row_factory": dict_row}
+    options = {"autocommit": True, "prepare_threshold": 0, "row_factory": dict_row, **KEPT_ALIVE}
     pool: AsyncConnectionPool[AsyncConnection[DictRow]] = AsyncConnectionPool(
-        url, min_size=1, max_size=_CONNECTIONS, kwargs=options, configure=_prepare, open=False
+        url,
+        min_size=1,
+        max_size=_CONNECTIONS,
+        kwargs=options,
+        configure=_prepare,
+        check=_check,
+        reset=_note_use,
+        open=False,
     )
     async with pool:
         saver = PostgresSaver(cast("Any", pool), serde=serializer())

@@ -8,6 +8,7 @@ from langchain_core.runnables import RunnableConfig
 from langgraph.checkpoint.base import BaseCheckpointSaver, ChannelVersions, Checkpoint, CheckpointMetadata
 from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
 
+from muster_agent.checkpoints.pending import Pending
 from muster_agent.failures import Failure
 from muster_agent.runs import holds
 
@@ -56,6 +57,14 @@ class Saver(BaseCheckpointSaver[Any]):
     @abstractmethod
     async def take_back(self, thread_id: str, run_id: str) -> None:
         """Delete what a run has stored, so that its thread is as it was before."""
+
+    @abstractmethod
+    async def pending(self, thread_id: str, checkpoint_id: str | None) -> Pending | None:
+        """What stands beside a thread's newest checkpoint, or beside this one and those after it."""
+
+    @abstractmethod
+    async def put_back(self, thread_id: str, pending: Pending, *, command_alone: bool) -> None:
+        """Have what stood beside these checkpoints stand there again, and no more; or only what a command brings."""
 
     @abstractmethod
     async def copy(self, thread_id: str, to_thread_id: str) -> None:

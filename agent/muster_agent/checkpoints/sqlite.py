@@ -28,6 +28,7 @@ from langgraph.checkpoint.base import (
     DeltaChannelHistory,
 )
 
+from muster_agent.checkpoints.pending import OF_COMMANDS, Pending
 from muster_agent.checkpoints.saver import Saver, serializer
 from muster_agent.checkpoints.shortening import Known, superfluous
 from muster_agent.runs import holds
@@ -40,6 +41,7 @@ _Given = ParamSpec("_Given")
 _Result = TypeVar("_Result")
 
 _OF_RUN = "json_extract(CAST(metadata AS TEXT), '$.run_id') = ?"
+_NEWEST = "SELECT max(checkpoint_id) FROM checkpoints WHERE thread_id = ? AND checkpoint_ns = ''"
 _KNOWN = (
     "SELECT checkpoint_ns, checkpoint_id, parent_checkpoint_id, "
     "json_extract(CAST(metadata AS TEXT), '$.counters_since_delta_snapshot') FROM checkpoints WHERE thread_id = ?"
@@ -170,10 +172,37 @@ class SqliteSaver(Saver, _ThreadedSaver):
                 f"DELETE FROM checkpoints WHERE thread_id = ? AND {_OF_RUN}",  # noqa: S608 - likewise
                 (thread_id, run_id),
             )
-            # An answer that the run had brought is taken back too, or the question would count as answered.
-            connection.execute(
-                "DELETE FROM writes WHERE thread_id = ? AND channel = '__resume__'", (thread_id,)
+
+    async def pending(self, thread_id: str, checkpoint_id: str | None) -> Pending | None:
+        """What stands beside a thread's newest checkpoint, or beside this one and those after it."""
+        return await self._run(self._pending, thread_id, checkpoint_id)
+
+    async def put_back(self, thread_id: str, pending: Pending, *, command_alone: bool) -> None:
+        """Have what stood beside these checkpoints stand there again, and no more; or only what a command brings."""
+        await self._run(self._put_back, thread_id, pending, command_alone=command_alone)
+
+    def _pending(self, thread_id: str, checkpoint_id: str | None) -> Pending | None:
+        with self._transaction() as connection:
+            since = checkpoint_id or connection.execute(_NEWEST, (thread_id,)).fetchone()[0]
+            if since is None:
+                return None
+            found = connection.execute(
+                f"SELECT {_COLUMNS['writes']} FROM writes WHERE thread_id = ? AND checkpoint_id >= ?",  # noqa: S608 - constants
+                (thread_id, since),
             )
+            return Pending(since, found.fetchall())
+
+    def _put_back(self, thread_id: str, pending: Pending, *, command_alone: bool) -> None:
+        rows = [(thread_id, *row) for row in pending.chosen(command_alone=command_alone)]
+        which = f" AND {OF_COMMANDS}" if command_alone else ""
+        names = _COLUMNS["writes"]
+        given = ", ".join("?" * (names.count(",") + 2))
+        with self._transaction() as connection:
+            connection.execute(
+                f"DELETE FROM writes WHERE thread_id = ? AND checkpoint_id >= ?{which}",  # noqa: S608 - constants
+                (thread_id, pending.since),
+            )
+            connection.executemany(f"INSERT INTO writes (thread_id, {names}) VALUES ({given})", rows)  # noqa: S608 - likewise
 
     def _copy(self, thread_id: str, to_thread_id: str) -> None:
         with self._transaction() as connection:

@@ -6,12 +6,12 @@ message: whoever is not told looks by itself a little later. A SQLite database h
 
 import asyncio
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Connection, text
 
 from muster_observability import logs
-from muster_storage import origin
+from muster_storage import KEPT_ALIVE, origin
 
 if TYPE_CHECKING:
     from muster_storage import Database
@@ -27,7 +27,7 @@ _log = logs.get("agent")
 
 
 def announce(connection: Connection, topics: Iterable[str]) -> None:
-    """Tell every process of these topics when the transaction commits: `runs`, `cancel:ID`, `events:ID`."""
+    """Tell every process of these topics when it commits: `runs`, `cancel:RUN`, `events:RUN`, `followed:RUN`."""
     if connection.dialect.name != "postgresql":
         return
     notices = [f"{origin(connection)} {topic}" for topic in topics]
@@ -46,9 +46,12 @@ async def listen(database: "Database", heard: Callable[[str], None]) -> None:
 
     ours = origin(database.engine)
     url = database.engine.url.set(drivername="postgresql").render_as_string(hide_password=False)
+    kept_alive: dict[str, Any] = dict(KEPT_ALIVE)
     while True:
         try:
-            async with await psycopg.AsyncConnection.connect(url, autocommit=True) as connection:
+            async with await psycopg.AsyncConnection.connect(
+                url, autocommit=True, **kept_alive
+            ) as connection:
                 await connection.execute(f"LISTEN {_CHANNEL}")
                 heard(ALL)
                 async for notice in connection.notifies():

@@ -23,11 +23,12 @@ class Departures:
 
     def cancel_unless_followed(self, run_id: str, cancel: Callable[[], Awaitable[None]]) -> None:
         """Call `cancel` when the time is over and nobody listens to the run."""
+        self._log.leave(run_id)
         task = asyncio.get_running_loop().create_task(self._cancel(run_id, cancel))
         self._waiting.add(task)
         task.add_done_callback(self._waiting.discard)
 
     async def _cancel(self, run_id: str, cancel: Callable[[], Awaitable[None]]) -> None:
         await asyncio.sleep(self._grace_s)
-        if not self._log.is_followed(run_id):
+        if self._log.is_left(run_id):
             await cancel()

@@ -16,12 +16,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import Connection, bindparam, select, text
+from sqlalchemy import Connection, bindparam, select
+from sqlalchemy.exc import InterfaceError, OperationalError
 
 from muster_agent.runs import bus, statements
 from muster_agent.runs.queue import END_EVENT
 from muster_agent.runs.records import Lease, LeaseLostError, RunStatus
-from muster_agent.runs.tables import EVENTS, RUNS
+from muster_agent.runs.tables import EVENTS, RUNS, THREADS
 
 if TYPE_CHECKING:
     from muster_storage import Database
@@ -30,6 +31,10 @@ _PAGE = 500
 _MOST_BUFFERED = 2_000
 # Models write a token every 10 to 50 ms. A transaction costs half a millisecond of CPU time whatever is in it.
 _GATHER_S = 0.005
+# How long a listener trusts that he would be told, where other processes write too: a notice may be lost.
+_LOOK_S = 5.0
+# The database is not there, for any of them.
+_AWAY = (InterfaceError, OperationalError)
 _FINISHED = frozenset({RunStatus.SUCCESS, RunStatus.ERROR, RunStatus.TIMEOUT, RunStatus.INTERRUPTED})
 
 
@@ -110,6 +115,8 @@ class _Follower:
     arrived: asyncio.Event = field(default_factory=asyncio.Event)
     events: deque[StoredEvent] = field(default_factory=deque[StoredEvent])
     must_look: bool = False
+    is_announced: bool = False
+    """Whether other processes have been told of him."""
 
     def tell(self, events: Iterable[StoredEvent]) -> None:
         self.events.extend(events)
@@ -135,6 +142,8 @@ class EventLog:
         self._waiting: list[_Entry] = []
         self._has_some = asyncio.Event()
         self._followers: dict[str, set[_Follower]] = {}
+        self._told: dict[str, int] = {}
+        self._left: set[str] = set()
 
     def __repr__(self) -> str:
         return f"<EventLog {len(self._waiting)} to write, {len(self._followers)} runs followed>"
@@ -160,12 +169,29 @@ class EventLog:
 
     async def _write_batch(self) -> None:
         batch, self._waiting = self._waiting, []
+        of_runs: dict[str, list[_Entry]] = {}
+        for entry in batch:
+            of_runs.setdefault(entry.lease.run_id, []).append(entry)
         try:
-            lost = await self._database.run(_append, batch)
+            await self._store(batch)
         except Exception as error:  # noqa: BLE001 - whoever waits for the event is told, whatever it is
-            for entry in batch:
+            if len(of_runs) == 1 or isinstance(error, _AWAY):
+                for entry in batch:
+                    _settle(entry.stored, error)
+                return
+            # What one run's events are refused for must not cost the others theirs.
+            for entries in of_runs.values():
+                await self._store_alone(entries)
+
+    async def _store_alone(self, entries: Sequence[_Entry]) -> None:
+        try:
+            await self._store(entries)
+        except Exception as error:  # noqa: BLE001 - as above
+            for entry in entries:
                 _settle(entry.stored, error)
-            return
+
+    async def _store(self, batch: Sequence[_Entry]) -> None:
+        lost = await self._database.run(_append, batch)
         told: dict[str, list[StoredEvent]] = {}
         for entry in batch:
             if entry.lease.run_id in lost:
@@ -178,8 +204,18 @@ class EventLog:
 
     def tell(self, run_id: str, events: Sequence[StoredEvent]) -> None:
         """Tell a run's followers of events that have been stored."""
-        for follower in self._followers.get(run_id, ()):
+        if (followers := self._followers.get(run_id)) is None:
+            return
+        self._told[run_id] = events[-1].seq
+        for follower in followers:
             follower.tell(events)
+
+    def last_told(self, run_id: str) -> int:
+        """The number of the last event that somebody who still listens has heard: the next attempt goes on behind it.
+
+        Of a run whose events are not stored nothing else knows it.
+        """
+        return self._told.get(run_id, 0)
 
     def look(self, name: str) -> None:
         """Have the followers of a run look into the log: another process has written, or the run is gone.
@@ -197,6 +233,20 @@ class EventLog:
     def is_followed(self, run_id: str) -> bool:
         """Whether anybody listens to a run in this process."""
         return run_id in self._followers
+
+    def leave(self, run_id: str) -> None:
+        """Somebody has hung up who may come back, to this process or to another."""
+        self._left.add(run_id)
+
+    def came_back(self, run_id: str) -> None:
+        """Somebody listens to a run in another process."""
+        self._left.discard(run_id)
+
+    def is_left(self, run_id: str) -> bool:
+        """Whether nobody has come back since `leave`; whoever asks has waited long enough."""
+        is_left = run_id in self._left and not self.is_followed(run_id)
+        self._left.discard(run_id)
+        return is_left
 
     def follow(self, run_id: str, after: int = 0, *, is_new: bool = False) -> AsyncGenerator[StoredEvent]:
         """Every event of a run behind number `after`, those to come included; ends with the run.
@@ -232,11 +282,11 @@ class EventLog:
     async def _next(self, run_id: str, follower: _Follower, seq: int) -> tuple[Sequence[StoredEvent], bool]:
         """The next events, from the log or as they were told, and whether there will be none after them."""
         if not follower.must_look and not follower.events:
-            await follower.arrived.wait()
-            follower.arrived.clear()
+            await self._arrival(follower)
         if follower.must_look:
             follower.must_look = False
-            events, has_ended = await self._database.run(read_events, run_id, seq)
+            is_first, follower.is_announced = not follower.is_announced, True
+            events, has_ended = await self._database.run(_look_at, run_id, seq, is_first)
             is_whole = len(events) < _PAGE
             follower.must_look |= not is_whole
             return events, has_ended and is_whole
@@ -244,11 +294,21 @@ class EventLog:
         follower.events.clear()
         return told, False
 
+    async def _arrival(self, follower: _Follower) -> None:
+        """Wait until there is something for the follower."""
+        try:
+            async with asyncio.timeout(_LOOK_S if self._database.is_postgres else None):
+                await follower.arrived.wait()
+        except TimeoutError:
+            follower.must_look = True
+        follower.arrived.clear()
+
     def _forget(self, run_id: str, follower: _Follower) -> None:
         followers = self._followers.get(run_id, set())
         followers.discard(follower)
         if not followers:
             self._followers.pop(run_id, None)
+            self._told.pop(run_id, None)
 
 
 class _Following(AsyncGenerator[StoredEvent]):
@@ -287,8 +347,11 @@ def _settle(stored: "asyncio.Future[None]", error: Exception | None) -> None:
     stored.exception()  # a run that was cancelled does not ask any more, which is no fault
 
 
-_FENCES = text(
-    "SELECT running_run_id, fence FROM agent_threads WHERE thread_id = ANY(:threads) ORDER BY thread_id FOR SHARE"
+_FENCES = (
+    select(THREADS.c.running_run_id, THREADS.c.fence)
+    .where(THREADS.c.thread_id.in_(bindparam("threads", expanding=True)))
+    .order_by(THREADS.c.thread_id)
+    .with_for_update(read=True)
 )
 
 
@@ -314,9 +377,7 @@ def _append(connection: Connection, batch: Sequence[_Entry]) -> set[str]:
 
 
 def _lost(connection: Connection, leases: set[Lease]) -> set[str]:
-    """The runs that another process has taken over; a SQLite database has no other process."""
-    if connection.dialect.name != "postgresql":
-        return set()
+    """The runs that another attempt has taken over, or whose thread is gone."""
     threads = [lease.thread_id for lease in leases]
     held = {(row.running_run_id, row.fence) for row in connection.execute(_FENCES, {"threads": threads})}
     return {lease.run_id for lease in leases if (lease.run_id, lease.fence) not in held}
@@ -329,6 +390,18 @@ _EVENTS_BEHIND = (
     .order_by(EVENTS.c.seq)
     .limit(bindparam("most"))
 )
+
+
+def _look_at(
+    connection: Connection,
+    run_id: str,
+    after: int,
+    is_first: bool,  # noqa: FBT001 - a transaction's argument
+) -> tuple[list[StoredEvent], bool]:
+    """What there is to hear of a run; whoever looks for the first time is back from wherever he has left."""
+    if is_first:
+        bus.announce(connection, [f"followed:{run_id}"])
+    return read_events(connection, run_id, after)
 
 
 def read_events(

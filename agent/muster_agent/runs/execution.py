@@ -19,12 +19,14 @@ from typing import TYPE_CHECKING, Any, cast
 
 import orjson
 from langchain_core.runnables import RunnableConfig
-from langgraph.types import Command, Send
 
+from muster_agent.checkpoints.pending import Pending
 from muster_agent.runs import holds, queue
+from muster_agent.runs.command import command_of
 from muster_agent.runs.complaints import complaint_of, complaint_of_timeout
 from muster_agent.runs.events import StoredEvent, Writer
 from muster_agent.runs.records import Cancel, Claimed, LeaseLostError, Outcome, RunStatus, ThreadStatus
+from muster_agent.runs.states import leave_unusable, state_of
 from muster_agent.streams import v1, v2
 from muster_agent.wire import interrupt_as_json, plain, to_json
 from muster_observability import logs
@@ -65,7 +67,8 @@ class Execution:
         self._run: Mapping[str, Any] = claimed.run
         self._kwargs: Mapping[str, Any] = claimed.run["kwargs"]
         is_stored = services.database.is_postgres or self._must_be_kept()
-        self._writer = Writer(services.log, claimed.lease, claimed.events, is_stored=is_stored)
+        heard = max(claimed.events, services.log.last_told(claimed.lease.run_id))
+        self._writer = Writer(services.log, claimed.lease, heard, is_stored=is_stored)
         self._task: asyncio.Task[None] | None = None
         self._cancelling: _Cancelling | None = None
         self._is_ending = False
@@ -219,11 +222,45 @@ class Execution:
             configurable.pop("checkpoint_id", None)
             return None
         command = self._kwargs.get("command")
+        if self._goes_on:
+            await self._note_start(config)
         if command is None:
             return await self._services.prepare_input(graph, config, self._kwargs)
         if command.get("resume") is not None and not await self._is_still_asked(graph, config):
             return _NOTHING
-        return _command(command)
+        return command_of(command)
+
+    @property
+    def _goes_on(self) -> bool:
+        """Whether it begins without input, so that its first step is written beside a checkpoint of another run."""
+        return self._kwargs.get("input") is None
+
+    async def _note_start(self, config: RunnableConfig) -> None:
+        """Keep what stands beside the checkpoint where it begins, so that it can be put back."""
+        database, saver = self._services.database, self._services.memory.saver
+        chosen: str | None = config.get("configurable", {}).get("checkpoint_id")
+        pending = await saver.pending(self.claimed.lease.thread_id, chosen)
+        if pending is not None:
+            await database.run(queue.note_start, self.claimed.lease, pending.to_json())
+
+    async def _put_back(self, *, command_alone: bool) -> None:
+        """Undo what this run has written beside another run's checkpoint, or only what its command has."""
+        kept = await self._services.database.run(queue.start, self.run_id) if self._goes_on else None
+        if kept is not None:
+            thread_id, pending = self.claimed.lease.thread_id, Pending.from_json(kept)
+            await self._services.memory.saver.put_back(thread_id, pending, command_alone=command_alone)
+
+    async def _withdraw_command(self) -> None:
+        """Take back an answer or an update that has led nowhere: every later run would begin with it and fail, too.
+
+        Where it has led somewhere, the run has checkpoints of its own.
+        """
+        if self._goes_on and not await self._has_checkpoint():
+            await self._put_back(command_alone=True)
+
+    async def _has_checkpoint(self) -> bool:
+        newest = await self._services.memory.saver.aget_tuple(self._thread_config())
+        return newest is not None and newest.metadata.get("run_id") == self.run_id
 
     async def _has_begun(self) -> bool:
         """Whether an earlier attempt has stored a checkpoint; an attempt that comes no further is not made for ever."""
@@ -237,7 +274,7 @@ class Execution:
 
     async def _is_still_asked(self, graph: "Graph", config: RunnableConfig) -> bool:
         """Whether what waits for an answer is what waited when the answer was given; an answer counts once."""
-        state = await graph.aget_state(config)
+        state = await state_of(graph, config)
         return {each.id for each in state.interrupts} == set(self._kwargs.get("answers") or ())
 
     async def _stream(self, graph: "Graph", start: Any, config: RunnableConfig) -> None:  # noqa: ANN401 - a graph's input
@@ -293,7 +330,7 @@ class Execution:
             await self._writer.write(event, data, v2.PROTOCOL)
 
     async def _finished(self, graph: "Graph") -> Outcome:
-        state = await graph.aget_state(self._thread_config())
+        state = await state_of(graph, self._thread_config())
         waits = bool(state.interrupts) or bool(state.next)
         status = RunStatus.INTERRUPTED if waits else RunStatus.SUCCESS
         thread = ThreadStatus.INTERRUPTED if waits else ThreadStatus.IDLE
@@ -308,9 +345,9 @@ class Execution:
             for task in state.tasks
             if task.interrupts
         }
-        values = cast("dict[str, Any]", orjson.loads(to_json(state.values)))
+        values = plain(state.values)
         pending = [each for task in interrupts.values() for each in task]
-        result = {**values, "__interrupt__": plain(pending)} if pending else values
+        result = _with_questions(values, plain(pending)) if pending else values
         return Outcome(
             status,
             thread,
@@ -318,6 +355,7 @@ class Execution:
             values,
             plain(interrupts) or None,
             approval_s=self._services.approval_s(self._run, interrupts),
+            keeps_due=plain(interrupts) == self.claimed.asked and not self._kwargs.get("is_denial"),
         )
 
     async def _cancelled(self, graph: "Graph | None" = None) -> Outcome:
@@ -326,6 +364,9 @@ class Execution:
         thread_id = self.claimed.lease.thread_id
         if self._cancelling.action is Cancel.ROLLBACK:
             await self._services.memory.saver.take_back(thread_id, self.run_id)
+            await self._put_back(command_alone=False)
+        else:
+            await self._withdraw_command()
         return await self._at_rest(RunStatus.INTERRUPTED, graph)
 
     async def _at_rest(
@@ -336,7 +377,9 @@ class Execution:
             assistant = self._services.assistants.find(self._run["assistant_id"])
             async with assistant.open(self._services.memory, self._config(assistant)) as opened:
                 return await self._at_rest(status, opened, error)
-        state = await graph.aget_state(self._thread_config())
+        if error is not None:
+            await leave_unusable(graph, self._thread_config())
+        state = await state_of(graph, self._thread_config())
         thread = ThreadStatus.INTERRUPTED if state.interrupts or state.next else ThreadStatus.IDLE
         outcome = self._with_state(status, ThreadStatus.ERROR if error else thread, state)
         result = {"__error__": error} if error else {}
@@ -357,13 +400,18 @@ class Execution:
         return await self._complained(RunStatus.ERROR, complaint)
 
     async def _complained(self, status: RunStatus, complaint: Mapping[str, str]) -> Outcome:
-        """An end that clients hear of as an error."""
+        """An end that clients hear of as an error. Whoever cancels it now is too late."""
+        self._is_ending = True
         await self._writer.write("error", to_json(complaint))
         try:
+            await self._withdraw_command()
             return await self._at_rest(status, error=complaint)
         except Exception:  # noqa: BLE001 - the graph cannot even be opened: the thread shows what it showed
             final = to_json({"status": status.value, "result": {"__error__": complaint}})
-            return Outcome(status, ThreadStatus.ERROR, final, error=complaint)
+            asked = self.claimed.asked
+            return Outcome(
+                status, ThreadStatus.ERROR, final, interrupts=asked, error=complaint, keeps_due=True
+            )
 
     async def _end(self, outcome: Outcome) -> None:
         """Write the end, when all before it is written."""
@@ -382,21 +430,10 @@ class Execution:
             self._services.log.tell(self.run_id, [StoredEvent(seq, 1, queue.END_EVENT, outcome.final)])
 
 
-def _command(asked: Mapping[str, Any]) -> "Command[Any]":
-    """A client's command; JSON has neither `Send` nor tuples."""
-    goto: Any = asked.get("goto") or ()
-    update: Any = asked.get("update")
-    jumps: list[Any] = [goto] if isinstance(goto, str | dict) else list(goto)
-    to: list[Any] = [_jump(each) for each in jumps]
-    pairs: Any = [tuple(pair) for pair in cast("list[Any]", update)] if isinstance(update, list) else update
-    return Command(resume=asked.get("resume"), goto=to, update=pairs)
-
-
-def _jump(to: Any) -> Any:  # noqa: ANN401 - a node's name, or what it is sent
-    if not isinstance(to, dict):
-        return to
-    sent = cast("dict[str, Any]", to)
-    return Send(sent["node"], sent.get("input"))
+def _with_questions(values: Any, pending: list[Any]) -> dict[str, Any]:  # noqa: ANN401 - a graph's state
+    """A result that waits for a person; where a state is no mapping there is nothing to put the questions into."""
+    known = cast("dict[str, Any]", values) if isinstance(values, dict) else {}
+    return {**known, "__interrupt__": pending}
 
 
 class RunStuckError(Exception):

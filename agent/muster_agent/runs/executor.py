@@ -138,7 +138,7 @@ class Executor:
     async def _news(self) -> None:
         """Wait until there may be something to claim."""
         try:
-            async with asyncio.timeout(_LOOK_S if self._services.database.is_postgres else self._next_s):
+            async with asyncio.timeout(_LOOK_S if self._next_s is None else min(_LOOK_S, self._next_s)):
                 await self._has_news.wait()
         except TimeoutError:
             return
@@ -191,6 +191,8 @@ class Executor:
                 self.wake()
             case "events":
                 self._services.log.look(run_id)
+            case "followed":
+                self._services.log.came_back(run_id)
             case "cancel" if run_id in self._executions:
                 errand = asyncio.get_running_loop().create_task(self._obey([run_id]))
                 self._errands.add(errand)

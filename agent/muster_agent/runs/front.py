@@ -23,6 +23,7 @@ from muster_agent.runs.records import (
 )
 from muster_agent.runs.tables import EVENTS, RUNS
 from muster_agent.runs.thread_rows import thread
+from muster_storage import now_s
 
 if TYPE_CHECKING:
     from muster_agent.agents.assistants import Assistant
@@ -51,6 +52,7 @@ class Order:
         multitask: What if another run is there.
         may_make_thread: Whether a thread that does not exist is made.
         keeps_thread: Whether a thread of its own stays.
+        thread_metadata: What is noted on a thread of its own.
         delay_s: Seconds before it may start.
         idempotency_key: A second order with the same one is the first.
     """
@@ -64,6 +66,7 @@ class Order:
     multitask: Multitask = Multitask.ENQUEUE
     may_make_thread: bool = False
     keeps_thread: bool = False
+    thread_metadata: Mapping[str, Any] = field(default_factory=dict[str, Any])
     delay_s: float = 0.0
     idempotency_key: str | None = None
 
@@ -151,7 +154,8 @@ class Runs:
         if not is_own and not order.may_make_thread:
             return run, None
         temporary = is_own and not order.keeps_thread
-        return run, NewThread(thread_id, order.caller.tenant, is_temporary=temporary)
+        noted: Mapping[str, Any] = order.thread_metadata if is_own else {}
+        return run, NewThread(thread_id, order.caller.tenant, noted, is_temporary=temporary)
 
     async def get(self, tenant: str, run_id: str, thread_id: str | None = None) -> Row:
         """A run.
@@ -163,6 +167,10 @@ class Runs:
         if row is None:
             raise NoRunError(run_id)
         return row
+
+    async def with_key(self, tenant: str, idempotency_key: str) -> Row | None:
+        """The run that was made with a key; None where there is none, or it has given the key back."""
+        return await self._database.run(queue.with_key, tenant, idempotency_key)
 
     async def list(
         self, tenant: str, thread_id: str, status: str | None, page: tuple[int, int]
@@ -258,8 +266,11 @@ def _answered_questions(connection: Connection, run: NewRun) -> list[str] | None
     command = cast("Mapping[str, Any]", run.kwargs.get("command") or {})
     if command.get("resume") is None:
         return None
-    known = thread(connection, run.tenant, run.thread_id)
-    interrupts = cast("dict[str, list[dict[str, Any]]]", (known or {}).get("interrupts") or {})
+    known = thread(connection, run.tenant, run.thread_id) or {}
+    due = known.get("approval_due")
+    if due is not None and due < connection.execute(select(now_s(connection))).scalar_one():
+        return []  # too late: the answer is no, though nobody has written it down yet
+    interrupts = cast("dict[str, list[dict[str, Any]]]", known.get("interrupts") or {})
     return [each["id"] for task in interrupts.values() for each in task]
 
 

@@ -42,7 +42,7 @@ from muster_agent.runs.records import (
     ThreadNotFoundError,
     ThreadStatus,
 )
-from muster_agent.runs.tables import EVENTS, IDEMPOTENCY, RUNS, THREADS
+from muster_agent.runs.tables import EVENTS, IDEMPOTENCY, RUNS, STARTS, THREADS
 from muster_agent.runs.thread_rows import BY_HAND, ensure_thread, locked_thread
 from muster_storage import now_s
 
@@ -79,8 +79,10 @@ def submit(connection: Connection, run: NewRun, if_missing: NewThread | None = N
         ThreadNotFoundError: The tenant has no such thread.
         ThreadBusyError: Another run is there, and this one does not wait.
     """
-    if (known := _by_key(connection, run)) is not None:
-        return Submitted(known)
+    if run.idempotency_key is not None:
+        known = with_key(connection, run.tenant, run.idempotency_key)
+        if known is not None:
+            return Submitted(known)
     thread = locked_thread(connection, run.tenant, run.thread_id)
     if thread is None:
         if if_missing is None:
@@ -99,17 +101,15 @@ def submit(connection: Connection, run: NewRun, if_missing: NewThread | None = N
     return Submitted(row, cancelled, ended)
 
 
-def _by_key(connection: Connection, run: NewRun) -> Row | None:
-    """The run that was made with the same key.
+def with_key(connection: Connection, tenant: str, idempotency_key: str) -> Row | None:
+    """The run that was made with a key.
 
     One that failed or was cancelled gives the key back: a second try is what the client wants then.
     """
-    if run.idempotency_key is None:
-        return None
     if connection.dialect.name == "postgresql":  # a second request with the key waits for the first
-        name = f"{run.tenant}\n{run.idempotency_key}"
+        name = f"{tenant}\n{idempotency_key}"
         connection.execute(select(func.pg_advisory_xact_lock(func.hashtextextended(name, 0))))
-    key = and_(IDEMPOTENCY.c.tenant == run.tenant, IDEMPOTENCY.c.key == run.idempotency_key)
+    key = and_(IDEMPOTENCY.c.tenant == tenant, IDEMPOTENCY.c.key == idempotency_key)
     query = select(RUNS).join(IDEMPOTENCY, IDEMPOTENCY.c.run_id == RUNS.c.run_id).where(key)
     known = connection.execute(query).mappings().first()
     if known is not None and (known["status"] in _FAILED or known["cancel"] is not None):
@@ -202,7 +202,8 @@ def claim(connection: Connection, owner: str, most: int, lease_s: float) -> Take
         lease_s: Seconds that the leases last unless they are renewed.
     """
     found = connection.execute(statements.ready(connection), {"most": most}).mappings().all()
-    claimed = [_take(connection, run, owner, lease_s) for run in found]
+    taken = [_take(connection, run, owner, lease_s, RunStatus.PENDING) for run in found]
+    claimed = [each for each in taken if each is not None]
     return Taken(claimed, connection.execute(statements.next_start(connection)).scalar())
 
 
@@ -224,29 +225,34 @@ def take_over(
     connection.execute(left.values(running_run_id=None, lease_owner=None, lease_until=None))
     abandoned = _abandoned(now).where(RUNS.c.run_id.not_in(mine)).order_by(RUNS.c.seq).limit(most)
     found = connection.execute(abandoned).mappings().all()
-    return Taken([_take(connection, run, owner, lease_s) for run in found])
+    taken = [_take(connection, run, owner, lease_s, RunStatus.RUNNING) for run in found]
+    return Taken([each for each in taken if each is not None])
 
 
 def _abandoned(now: ColumnElement[float]) -> Select[Any]:
     return (
-        select(RUNS, THREADS.c.fence)
+        select(RUNS, THREADS.c.fence, THREADS.c.interrupts)
         .join(THREADS, THREADS.c.running_run_id == RUNS.c.run_id)
         .where(THREADS.c.lease_until < now)
         .with_for_update(of=THREADS, skip_locked=True)
     )
 
 
-def _take(connection: Connection, run: Row, owner: str, lease_s: float) -> Claimed:
+def _take(connection: Connection, run: Row, owner: str, lease_s: float, status: RunStatus) -> Claimed | None:
+    """Take a run that has been found; None where it has ended since: what finds it locks its thread and not itself."""
     lease = Lease(run["thread_id"], run["run_id"], run["fence"] + 1)
+    which = {"this_run": lease.run_id, "this_status": status.value}
+    begun = connection.execute(statements.take_run(connection), which).mappings().first()
+    if begun is None:
+        return None
     taken = {**_names(lease), "owner": owner, "lease_s": lease_s}
     connection.execute(statements.take_thread(connection), taken)
-    begun = connection.execute(statements.take_run(connection), {"this_run": lease.run_id})
-    row = dict(begun.mappings().one())
+    row = dict(begun)
     events = 0
     if row["attempt"] > 1:
         newest = select(func.max(EVENTS.c.seq)).where(EVENTS.c.run_id == lease.run_id)
         events = connection.execute(newest).scalar() or 0
-    return Claimed(lease, row, events, row.pop("left_s"))
+    return Claimed(lease, row, events, row.pop("left_s"), run["interrupts"])
 
 
 def _names(lease: Lease) -> dict[str, Any]:
@@ -262,7 +268,8 @@ def renew(
         The runs that are still the owner's, and those of them that are to stop.
     """
     fences = {lease.run_id: lease.fence for lease in leases}
-    held = and_(THREADS.c.running_run_id.in_(fences), THREADS.c.lease_owner == owner)
+    threads = THREADS.c.thread_id.in_([lease.thread_id for lease in leases])  # which has an index
+    held = and_(threads, THREADS.c.running_run_id.in_(fences), THREADS.c.lease_owner == owner)
     connection.execute(update(THREADS).where(held).values(lease_until=now_s(connection) + lease_s))
     query = select(THREADS.c.running_run_id, THREADS.c.fence, RUNS.c.cancel).join(
         RUNS, RUNS.c.run_id == THREADS.c.running_run_id
@@ -307,6 +314,18 @@ def note_progress(connection: Connection, lease: Lease, checkpoint_id: str | Non
     return stalls
 
 
+def note_start(connection: Connection, lease: Lease, pending: bytes) -> None:
+    """Keep what a run has found when it began; an earlier attempt may have done so."""
+    check(connection, lease)
+    if start(connection, lease.run_id) is None:
+        connection.execute(insert(STARTS).values(run_id=lease.run_id, pending=pending))
+
+
+def start(connection: Connection, run_id: str) -> bytes | None:
+    """What a run had found when it began, where that was noted."""
+    return connection.execute(select(STARTS.c.pending).where(STARTS.c.run_id == run_id)).scalar()
+
+
 def finish(connection: Connection, lease: Lease, outcome: Outcome, seq: int, *, forget: bool = False) -> bool:
     """End a run.
 
@@ -329,6 +348,7 @@ def finish(connection: Connection, lease: Lease, outcome: Outcome, seq: int, *, 
         "new_interrupts": outcome.interrupts,
         "new_error": outcome.error,
         "approval_s": outcome.approval_s,
+        "keeps_due": outcome.keeps_due,
     }
     released = statements.release_thread(connection)
     if outcome.values is not None:

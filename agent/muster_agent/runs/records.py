@@ -138,12 +138,14 @@ class Claimed:
         run: Its row.
         events: Events that earlier attempts have written.
         left_s: Seconds until its deadline; 0 or less when it has passed.
+        asked: What waits for a person on the thread, by task.
     """
 
     lease: Lease
     run: Row
     events: int
     left_s: float
+    asked: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,6 +159,7 @@ class Outcome:
         interrupts: What waits for a person, by task.
         error: `{"error": name, "message": text}`.
         approval_s: Seconds until what waits for a person is denied; None for no limit.
+        keeps_due: Whether that is what waited before: its time does not begin anew.
         final: The last event, as JSON.
     """
 
@@ -167,3 +170,4 @@ class Outcome:
     interrupts: Mapping[str, Any] | None = None
     error: Mapping[str, str] | None = None
     approval_s: float | None = None
+    keeps_due: bool = False

@@ -75,14 +75,13 @@ def touch_thread(now: ColumnElement[float]) -> Update:
             status=ThreadStatus.BUSY.value,
             updated_at=now,
             metadata=bindparam("new_metadata"),
-            approval_due=None,
         )
     )
 
 
 @Prepared
 def ready(now: ColumnElement[float]) -> Select[Any]:
-    """Runs that may start, oldest first, and the fences of their threads."""
+    """Runs that may start, oldest first; the fences of their threads, and what these ask."""
     earlier = RUNS.alias()
     is_first = ~exists().where(
         earlier.c.thread_id == RUNS.c.thread_id,
@@ -91,7 +90,7 @@ def ready(now: ColumnElement[float]) -> Select[Any]:
         earlier.c.not_before <= now,
     )
     return (
-        select(RUNS, THREADS.c.fence)
+        select(RUNS, THREADS.c.fence, THREADS.c.interrupts)
         .join(THREADS, THREADS.c.thread_id == RUNS.c.thread_id)
         .where(RUNS.c.status == RunStatus.PENDING.value, RUNS.c.not_before <= now, is_first)
         .where(THREADS.c.running_run_id.is_(None))
@@ -126,10 +125,10 @@ def take_thread(now: ColumnElement[float]) -> Update:
 
 @Prepared
 def take_run(now: ColumnElement[float]) -> Update:
-    """An attempt at the run begins; `left_s` are the seconds to its deadline."""
+    """An attempt at the run begins, if it still has this status; `left_s` are the seconds to its deadline."""
     return (
         update(RUNS)
-        .where(_THIS_RUN)
+        .where(_THIS_RUN, RUNS.c.status == bindparam("this_status"))
         .values(
             status=RunStatus.RUNNING.value,
             attempt=RUNS.c.attempt + 1,
@@ -156,6 +155,8 @@ def _released(now: ColumnElement[float]) -> Update:
     waiting = exists().where(
         RUNS.c.thread_id == bindparam("this_thread"), RUNS.c.status == RunStatus.PENDING.value
     )
+    due = now + bindparam("approval_s", type_=THREADS.c.approval_due.type)
+    keeps_due = bindparam("keeps_due", type_=RUNS.c.keeps_input.type)
     busy, status = literal(ThreadStatus.BUSY.value), bindparam("new_status", type_=THREADS.c.status.type)
     return (
         update(THREADS)
@@ -168,7 +169,7 @@ def _released(now: ColumnElement[float]) -> Update:
             status=case((waiting, busy), else_=status),
             interrupts=bindparam("new_interrupts"),
             error=bindparam("new_error"),
-            approval_due=now + bindparam("approval_s", type_=THREADS.c.approval_due.type),
+            approval_due=case((keeps_due, func.coalesce(THREADS.c.approval_due, due)), else_=due),
         )
         .returning(THREADS.c.status)
     )

@@ -22,7 +22,7 @@ from sqlalchemy import (
 
 from muster_storage import Json, Schema
 
-SCHEMA = Schema("agent", Path(__file__).parent / "migrations", "0002")
+SCHEMA = Schema("agent", Path(__file__).parent / "migrations", "0003")
 
 METADATA = MetaData()
 
@@ -50,8 +50,21 @@ THREADS = Table(
     Column("approval_due", Double),  # when what waits for a person is denied
 )
 Index("agent_threads_of_tenant", THREADS.c.tenant, THREADS.c.updated_at)
+Index("agent_threads_changed", THREADS.c.state_updated_at)
 Index("agent_threads_leased", THREADS.c.lease_until)
 Index("agent_threads_approvals", THREADS.c.approval_due)
+Index(
+    "agent_threads_temporary",
+    THREADS.c.updated_at,
+    sqlite_where=THREADS.c.is_temporary,
+    postgresql_where=THREADS.c.is_temporary,
+)
+
+GONE_THREADS = Table(
+    "agent_gone_threads",
+    METADATA,
+    Column("thread_id", Text, primary_key=True),  # deleted, and its states are still to go
+)
 
 RUNS = Table(
     "agent_runs",
@@ -83,7 +96,23 @@ RUNS = Table(
     sqlite_autoincrement=True,
 )
 Index("agent_runs_of_thread", RUNS.c.thread_id, RUNS.c.seq)
+Index("agent_runs_of_thread_by_status", RUNS.c.thread_id, RUNS.c.status, RUNS.c.seq)
 Index("agent_runs_by_status", RUNS.c.status, RUNS.c.seq)
+Index("agent_runs_updated", RUNS.c.updated_at)
+Index(
+    "agent_runs_sealed",
+    RUNS.c.thread_id,
+    sqlite_where=RUNS.c.sealed_key.is_not(None),
+    postgresql_where=RUNS.c.sealed_key.is_not(None),
+)
+
+STARTS = Table(
+    "agent_run_starts",
+    METADATA,
+    # Of runs that go on from what is there: an answer to a question, for one.
+    Column("run_id", Text, ForeignKey(RUNS.c.run_id, ondelete="CASCADE"), primary_key=True),
+    Column("pending", LargeBinary, nullable=False),  # what stood beside the checkpoint where the run began
+)
 
 EVENTS = Table(
     "agent_events",

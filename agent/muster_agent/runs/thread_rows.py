@@ -12,9 +12,11 @@ from sqlalchemy import (
     Connection,
     Select,
     and_,
+    bindparam,
     cast,
     delete,
     func,
+    insert,
     literal,
     select,
     update,
@@ -32,7 +34,7 @@ from muster_agent.runs.records import (
     ThreadNotFoundError,
     ThreadStatus,
 )
-from muster_agent.runs.tables import RUNS, THREADS
+from muster_agent.runs.tables import GONE_THREADS, RUNS, THREADS
 from muster_storage import now_s
 
 SORTABLE = ("thread_id", "status", "created_at", "updated_at", "state_updated_at")
@@ -62,6 +64,23 @@ class ThreadQuery:
     values: Mapping[str, Any] = field(default_factory=dict[str, Any])
     status: str | None = None
     ids: Sequence[str] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """What lists show of a thread.
+
+    Attributes:
+        values: The state's values.
+        interrupts: What waits for a person, by task.
+        status: The thread's.
+        due: When that is denied, of a question that comes from another thread.
+    """
+
+    values: object
+    interrupts: object
+    status: ThreadStatus
+    due: float | None = None
 
 
 def insert_thread(connection: Connection, thread: NewThread) -> Row:
@@ -245,28 +264,41 @@ def remove(connection: Connection, tenant: str, thread_id: str) -> Sequence[str]
     running = select(RUNS.c.run_id).where(RUNS.c.thread_id == thread_id, RUNS.c.status.in_(UNFINISHED))
     in_flight = connection.execute(running).scalars().all()
     connection.execute(delete(THREADS).where(_is(tenant, thread_id)))
+    note_gone(connection, thread_id)
     bus.announce(connection, [f"events:{run_id}" for run_id in in_flight])
     return in_flight
+
+
+def note_gone(connection: Connection, thread_id: str) -> None:
+    """Write down that a thread's states are to go too: they are not in this transaction."""
+    if connection.execute(_GONE, {"this_thread": thread_id}).first() is None:
+        connection.execute(insert(GONE_THREADS).values(thread_id=thread_id))
+
+
+_GONE = select(GONE_THREADS).where(GONE_THREADS.c.thread_id == bindparam("this_thread"))
+
+
+def buried(connection: Connection, thread_id: str) -> None:
+    """The states of a thread that is gone are gone."""
+    connection.execute(delete(GONE_THREADS).where(GONE_THREADS.c.thread_id == thread_id))
 
 
 def show_state(
     connection: Connection,
     tenant: str,
     thread_id: str,
-    values: object,
-    interrupts: object,
-    status: ThreadStatus,
+    state: Shown,
 ) -> None:
     """Make lists show a state that was written by hand. A question that it has answered is not denied later."""
     now = now_s(connection)
     shown: dict[str, Any] = {
-        "values": values,
-        "interrupts": interrupts or None,
-        "status": status.value,
+        "values": state.values,
+        "interrupts": state.interrupts or None,
+        "status": state.status.value,
         "error": None,
     }
-    if not interrupts:
-        shown["approval_due"] = None
+    if not state.interrupts or state.due is not None:
+        shown["approval_due"] = state.due
     connection.execute(
         update(THREADS).where(_is(tenant, thread_id)).values(**shown, updated_at=now, state_updated_at=now)
     )

@@ -7,7 +7,6 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
-import orjson
 from langchain_core.runnables import RunnableConfig
 from langgraph.errors import InvalidUpdateError
 from langgraph.types import StateSnapshot
@@ -15,7 +14,8 @@ from langgraph.types import StateUpdate as _GraphUpdate
 
 from muster_agent.runs import holds, thread_rows
 from muster_agent.runs.records import Lease, NewThread, Row, ThreadNotFoundError, ThreadStatus
-from muster_agent.wire import interrupt_as_json, plain, to_json
+from muster_agent.runs.states import drafting, state_of, states_of
+from muster_agent.wire import interrupt_as_json, plain
 
 if TYPE_CHECKING:
     from muster_agent.agents.assistants import Assistant, Assistants, Graph
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 
 _HOLD_S = 60.0
+# States that are read at once where only some are wanted: a state costs a millisecond or more.
+_FILTERED_AT_ONCE = 20
 _READING = "threads.read"
 _WRITING = "threads.update"
 
@@ -146,6 +148,7 @@ class Threads:
             raise ThreadNotFoundError(thread_id)
         self._executor.lose(in_flight)
         await self._memory.saver.adelete_thread(thread_id)
+        await self._database.run(thread_rows.buried, thread_id)
 
     async def copy(self, tenant: str, thread_id: str) -> Row:
         """Copy a thread with its history.
@@ -157,8 +160,8 @@ class Threads:
         made = await self.create(NewThread(str(uuid.uuid4()), tenant, source["metadata"]))
         await self._memory.saver.copy(thread_id, made["thread_id"])
         status = ThreadStatus.INTERRUPTED if source["interrupts"] else ThreadStatus.IDLE
-        shown = (source["values"], source["interrupts"], status)
-        await self._database.run(thread_rows.show_state, tenant, made["thread_id"], *shown)
+        shown = thread_rows.Shown(source["values"], source["interrupts"], status, source["approval_due"])
+        await self._database.run(thread_rows.show_state, tenant, made["thread_id"], shown)
         return await self.get(tenant, made["thread_id"])
 
     async def state(
@@ -178,7 +181,7 @@ class Threads:
         if (assistant := self._assistant_of(row)) is None:
             return _empty_state()
         async with assistant.open(self._memory, access=_READING) as graph:
-            found = await graph.aget_state(_at(thread_id, checkpoint), subgraphs=subgraphs)
+            found = await state_of(graph, _at(thread_id, checkpoint), subgraphs=subgraphs)
         return state_as_json(found) if found.created_at is not None else _empty_state()
 
     async def history(
@@ -208,17 +211,16 @@ class Threads:
             return []
         config = _at(thread_id, {"checkpoint_ns": (checkpoint or {}).get("checkpoint_ns", "")})
         earlier = None if before is None else _at(thread_id, before)
+        size = max(limit, _FILTERED_AT_ONCE) if metadata else limit
         found: list[dict[str, Any]] = []
         async with assistant.open(self._memory, access=_READING) as graph:
-            async for state in graph.aget_state_history(config, before=earlier):
-                if all(
-                    cast("Any", state.metadata or {}).get(key) == value
-                    for key, value in (metadata or {}).items()
-                ):
-                    found.append(state_as_json(state))
-                if len(found) >= limit:
+            while len(found) < limit:
+                page = [state async for state in states_of(graph, config, size, earlier)]
+                found += [state_as_json(state) for state in page if _has(state, metadata or {})]
+                if len(page) < size:
                     break
-        return found
+                earlier = page[-1].config
+        return found[:limit]
 
     async def update(self, tenant: str, thread_id: str, change: StateUpdate) -> dict[str, Any]:
         """Write a thread's state by hand. Returns the new checkpoint.
@@ -245,7 +247,8 @@ class Threads:
                 raise NoCheckpointError
             written = [[_GraphUpdate(each.values, each.as_node) for each in step] for step in steps]
             try:
-                config = await graph.abulk_update_state(config, written)
+                async with drafting(graph) as draft:
+                    config = await draft.abulk_update_state(config, written)
             except InvalidUpdateError as error:  # of nodes that there are not, or that cannot be told apart
                 raise StateRefusedError(str(error)) from None
             except (
@@ -290,10 +293,11 @@ class Threads:
             self._executor.wake()
 
     async def _show(self, tenant: str, thread_id: str, graph: "Graph") -> None:
-        state = await graph.aget_state(_at(thread_id))
-        values, interrupts = orjson.loads(to_json(state.values)), interrupts_of(state)
+        state = await state_of(graph, _at(thread_id))
+        values, interrupts = plain(state.values), interrupts_of(state)
         status = ThreadStatus.INTERRUPTED if state.next else ThreadStatus.IDLE
-        await self._database.run(thread_rows.show_state, tenant, thread_id, values, interrupts, status)
+        shown = thread_rows.Shown(values, interrupts, status)
+        await self._database.run(thread_rows.show_state, tenant, thread_id, shown)
 
     def _assistant_of(self, row: Row) -> "Assistant | None":
         """Whose state a thread holds: it says so since its first run."""
@@ -314,6 +318,11 @@ def _create(connection: Any, thread: NewThread, may_exist: bool) -> tuple[Row, b
 def _at(thread_id: str, checkpoint: Mapping[str, Any] | None = None) -> RunnableConfig:
     given = {key: value for key, value in (checkpoint or {}).items() if value is not None}
     return RunnableConfig(configurable={"checkpoint_ns": "", **given, "thread_id": thread_id})
+
+
+def _has(state: StateSnapshot, metadata: Mapping[str, Any]) -> bool:
+    known = cast("Mapping[str, Any]", state.metadata or {})
+    return all(known.get(key) == value for key, value in metadata.items())
 
 
 def interrupts_of(state: StateSnapshot) -> dict[str, list[dict[str, Any]]]:

@@ -11,7 +11,8 @@ from sqlalchemy import Connection, and_, delete, exists, select, update
 from muster_agent.runs import bus, queue
 from muster_agent.runs.front import new_run_id
 from muster_agent.runs.records import UNFINISHED, Multitask, NewRun, ThreadBusyError, ThreadStatus
-from muster_agent.runs.tables import EVENTS, RESPONSES, RUNS, THREADS
+from muster_agent.runs.tables import EVENTS, GONE_THREADS, RESPONSES, RUNS, STARTS, THREADS
+from muster_agent.runs.thread_rows import buried, note_gone
 from muster_observability import logs
 from muster_storage import now_s
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 _LOOK_S = 1.0
 _CLEAN_S = 60.0
 _PAGE = 200
+_TIMEOUT_S = 300.0
 
 _log = logs.get("agent")
 
@@ -61,6 +63,7 @@ class Upkeep:
         self._memory = memory
         self._executor = executor
         self._retention = retention
+        self._cleaned_s: float | None = None
 
     async def serve(self) -> None:
         """Do it until cancelled."""
@@ -86,28 +89,31 @@ class Upkeep:
 
     async def clean(self) -> None:
         """Delete what has had its time."""
-        for thread_id in await self._database.run(_outdated, self._retention):
-            await self._memory.saver.adelete_thread(thread_id)
+        self._cleaned_s = await self._database.run(_clean, self._retention, self._cleaned_s)
+        await self.bury()
         for thread_id in await self._database.run(_changed_lately, _CLEAN_S * 3):
             await self._memory.saver.shorten(thread_id, self._retention.states)
+
+    async def bury(self) -> None:
+        """Delete the states of threads that are gone: they may be in another file, and their process may have died."""
+        for thread_id in await self._database.run(_unburied):
+            await self._memory.saver.adelete_thread(thread_id)
+            await self._database.run(buried, thread_id)
 
 
 def _deny(connection: Connection) -> int:
     now = now_s(connection)
+    at_rest = (ThreadStatus.INTERRUPTED.value, ThreadStatus.ERROR.value)
     due = (
         select(THREADS)
-        .where(THREADS.c.approval_due < now, THREADS.c.status == ThreadStatus.INTERRUPTED.value)
+        .where(THREADS.c.approval_due < now, THREADS.c.status.in_(at_rest))
+        .order_by(THREADS.c.approval_due)
         .limit(_PAGE)
         .with_for_update(skip_locked=True)
     )
     denied = 0
     for thread in connection.execute(due).mappings().all():
-        last = (
-            select(RUNS).where(RUNS.c.thread_id == thread["thread_id"]).order_by(RUNS.c.seq.desc()).limit(1)
-        )
-        asking = connection.execute(last).mappings().first()
-        if asking is None:
-            continue
+        asking = _asking(connection, thread)
         try:
             queue.submit(connection, _denial(thread, asking))
         except ThreadBusyError:  # somebody has answered at this moment
@@ -115,6 +121,23 @@ def _deny(connection: Connection) -> int:
         denied += 1
     bus.announce(connection, ["runs"] * bool(denied))
     return denied
+
+
+def _asking(connection: Connection, thread: Mapping[Any, Any]) -> Mapping[Any, Any]:
+    """The thread's newest run; where all have been deleted, what its question can be answered with even so."""
+    last = select(RUNS).where(RUNS.c.thread_id == thread["thread_id"]).order_by(RUNS.c.seq.desc()).limit(1)
+    found = connection.execute(last).mappings().first()
+    if found is not None:
+        return found
+    metadata = thread["metadata"]
+    return {
+        "assistant_id": str(metadata.get("assistant_id")),
+        "kwargs": {},
+        "metadata": {name: metadata[name] for name in ("graph_id", "assistant_id") if name in metadata},
+        "timeout_s": _TIMEOUT_S,
+        "request_id": "",
+        "sealed_key": None,
+    }
 
 
 def _denial(thread: Mapping[Any, Any], asking: Mapping[Any, Any]) -> NewRun:
@@ -130,6 +153,7 @@ def _denial(thread: Mapping[Any, Any], asking: Mapping[Any, Any]) -> NewRun:
         },
         "command": {"resume": resume},
         "answers": list(resume),
+        "is_denial": True,
     }
     return NewRun(
         run_id=new_run_id(),
@@ -153,32 +177,62 @@ def _no_to(question: Any) -> list[dict[str, str]]:  # noqa: ANN401 - what a grap
     return [{"type": "reject", "message": message} for _ in requests]
 
 
-def _outdated(connection: Connection, kept: Retention) -> list[str]:
-    """Delete rows that have had their time. Returns the threads that are gone, whose states are to go too."""
+def _clean(connection: Connection, kept: Retention, since_s: float | None) -> float:
+    """Delete rows that have had their time.
+
+    Args:
+        connection: In a transaction.
+        kept: What is kept.
+        since_s: When that was last done; None where it is not known, and all is looked through.
+
+    Returns:
+        The time, in seconds since 1970.
+    """
+    began_s = connection.execute(select(now_s(connection))).scalar_one()
+    _delete_runs(connection, kept, since_s)
+    _delete_threads(connection, kept)
+    return began_s
+
+
+def _delete_runs(connection: Connection, kept: Retention, since_s: float | None) -> None:
     now = now_s(connection)
     over = RUNS.c.status.not_in(UNFINISHED)
     # A response that nobody has finished yet is made of its run's events.
     told = exists().where(RESPONSES.c.run_id == RUNS.c.run_id, RESPONSES.c.is_finished.is_(False))
     heard = select(RUNS.c.run_id).where(over, RUNS.c.updated_at < now - kept.events_s, ~told)
+    if since_s is not None:
+        heard = heard.where(RUNS.c.updated_at >= since_s - kept.events_s)
     connection.execute(delete(EVENTS).where(EVENTS.c.run_id.in_(heard)))
+    connection.execute(delete(STARTS).where(STARTS.c.run_id.in_(heard)))
     if kept.runs_s is not None:
         old = and_(over, RUNS.c.updated_at < now - kept.runs_s)
         # What still waits for a person is continued from the run that asked.
         asks = exists().where(THREADS.c.thread_id == RUNS.c.thread_id, THREADS.c.approval_due.is_not(None))
         connection.execute(delete(RUNS).where(old, ~asks))
-    waits = exists().where(RUNS.c.thread_id == THREADS.c.thread_id, RUNS.c.status.in_(UNFINISHED))
-    conditions = [and_(THREADS.c.is_temporary, THREADS.c.updated_at < now - kept.events_s)]
-    if kept.threads_s is not None:
-        conditions.append(THREADS.c.updated_at < now - kept.threads_s)
-    gone: list[str] = []
-    for condition in conditions:
-        which = and_(condition, ~waits, THREADS.c.running_run_id.is_(None))
-        gone += connection.execute(delete(THREADS).where(which).returning(THREADS.c.thread_id)).scalars()
     # A question that was answered or withdrawn needs its key no longer.
     answered = exists().where(THREADS.c.thread_id == RUNS.c.thread_id, THREADS.c.approval_due.is_not(None))
     forgotten = update(RUNS).where(over, RUNS.c.sealed_key.is_not(None), ~answered)
     connection.execute(forgotten.values(sealed_key=None))
-    return gone
+
+
+def _delete_threads(connection: Connection, kept: Retention) -> None:
+    now = now_s(connection)
+    waits = exists().where(RUNS.c.thread_id == THREADS.c.thread_id, RUNS.c.status.in_(UNFINISHED))
+    conditions = [and_(THREADS.c.is_temporary, THREADS.c.updated_at < now - kept.events_s)]
+    if kept.threads_s is not None:
+        conditions.append(THREADS.c.updated_at < now - kept.threads_s)
+    for condition in conditions:
+        which = and_(condition, ~waits, THREADS.c.running_run_id.is_(None))
+        gone = connection.execute(delete(THREADS).where(which).returning(THREADS.c.thread_id)).scalars().all()
+        for thread_id in gone:
+            note_gone(connection, thread_id)
+
+
+def _unburied(connection: Connection) -> list[str]:
+    """Threads that are gone and whose states are not; of one that has been made again, its states are its own."""
+    made_again = select(THREADS.c.thread_id)
+    connection.execute(delete(GONE_THREADS).where(GONE_THREADS.c.thread_id.in_(made_again)))
+    return list(connection.execute(select(GONE_THREADS.c.thread_id)).scalars())
 
 
 def _changed_lately(connection: Connection, seconds: float) -> list[str]:
