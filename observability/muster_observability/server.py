@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 
 LOOPBACK = "127.0.0.1"
 
+_LAST_RESORT_S = 10.0
+"""Seconds that all has to stop in once requests in flight have had theirs."""
+
 SUPERVISED_VARIABLE = "MUSTER_SUPERVISED"
 """Set to 1 by a supervisor that holds the other end of this process's standard input."""
 
@@ -229,10 +232,22 @@ class _AnnouncingServer(uvicorn.Server):
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Say that it stops, wait for those who have not heard it, and stop."""
+        self._end_in_any_case()
         if self._manner.stopping is not None:
             self._manner.stopping()
         await asyncio.sleep(self._manner.delay_s)
         await super().shutdown(sockets)
+
+    def _end_in_any_case(self) -> None:
+        """End the process though something in it does not: a thread that somebody's code blocks is never joined."""
+        drain_s = self.config.timeout_graceful_shutdown or 0
+        timer = threading.Timer(self._manner.delay_s + drain_s + _LAST_RESORT_S, self._end_now)
+        timer.daemon = True
+        timer.start()
+
+    def _end_now(self) -> None:
+        logs.get(self._part).error("ended: something did not stop in time")
+        os._exit(ExitCode.SOFTWARE)
 
 
 def _spare_the_collector() -> None:

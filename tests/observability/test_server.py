@@ -58,3 +58,38 @@ def test_a_process_ends_when_its_supervisors_pipe_does() -> None:
 
     assert child.wait(30) == -signal.SIGTERM
     child.stdout.close()
+
+
+STUCK = """
+import asyncio, contextlib, time
+from muster_observability import logs, server
+
+logs.configure()
+
+
+@contextlib.asynccontextmanager
+async def lifespan(_app):
+    working = asyncio.get_running_loop().run_in_executor(None, time.sleep, 3600)
+    yield
+    del working
+
+
+from starlette.applications import Starlette
+
+raise SystemExit(server.serve(Starlette(lifespan=lifespan), server.bind(0, ""), part="test", drain_s=0))
+"""
+
+
+def test_a_thread_that_does_not_end_does_not_keep_the_process() -> None:
+    """A server that has been told to stop is gone after a while, whatever blocks in it, and says so."""
+    child = subprocess.Popen([sys.executable, "-c", STUCK], stderr=subprocess.PIPE)
+    assert child.stderr is not None
+    while b"listening" not in (line := child.stderr.readline()):
+        assert line, "the server did not start"
+
+    child.send_signal(signal.SIGTERM)
+    told = child.stderr.read()
+
+    assert child.wait() == server.ExitCode.SOFTWARE
+    assert b"did not stop in time" in told
+    child.stderr.close()

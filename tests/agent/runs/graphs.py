@@ -1,6 +1,8 @@
 """Graphs as users bring them: compiled, as a builder, and made by a function."""
 
+import asyncio
 import itertools
+import operator
 from collections.abc import Sequence
 from typing import Annotated, Any, TypedDict
 
@@ -94,3 +96,31 @@ def _add(_state: Pieces) -> Pieces:
 
 remembering = _graph(calls=_graph(Remembered, count=_count).compile(checkpointer=True)).compile()
 in_pieces = _graph(Pieces, add=_add).compile()
+
+
+class Said(TypedDict, total=False):
+    """What has been answered, in no order."""
+
+    log: Annotated[list[str], operator.add]
+
+
+def _ask_a(_state: Said) -> Said:
+    return {"log": [f"a={interrupt('a?')}"]}
+
+
+async def _ask_b(_state: Said) -> Said:
+    answer = interrupt("b?")
+    if answer == "never":
+        await asyncio.Event().wait()
+    if answer == "fail":
+        raise ValueError("no such answer")
+    return {"log": [f"b={answer}"]}
+
+
+_two: StateGraph[Any, Any, Any, Any] = StateGraph(Said)
+for _name, _node in (("a", _ask_a), ("b", _ask_b)):
+    _two.add_node(_name, _node)
+    _two.add_edge(START, _name)
+    _two.add_edge(_name, END)
+asking_twice = _two.compile()
+asking_once = _graph(Said, b=_ask_b).compile()
