@@ -12,7 +12,6 @@ from langchain.agents import (
 )
 from langchain.agents.middleware import HumanInTheLoopMiddleware
 from langchain.agents.middleware.human_in_the_loop import InterruptOnConfig
-from langchain_core.messages import ToolMessage
 from langchain_core.tools import BaseTool
 from langgraph.prebuilt.tool_node import ToolCallRequest
 
@@ -23,6 +22,7 @@ from muster_agent.agents.importing import imported
 from muster_agent.agents.middleware import AtMostOnce, LongConversations, ModelCalls, ToolErrors, ToolLimits
 from muster_agent.agents.middleware.at_most_once import changes_world
 from muster_agent.agents.middleware.model_calls import CallRules
+from muster_agent.agents.turns import has_read_from_outside
 from muster_agent.measures import Measures
 from muster_agent.models import ModelName
 from muster_agent.tools.calculator import calculator
@@ -31,6 +31,7 @@ from muster_agent.tools.complaints import ToolkitError
 
 if TYPE_CHECKING:
     from langchain_core.language_models import BaseChatModel
+    from langchain_core.messages import AnyMessage
     from langgraph.graph.state import CompiledStateGraph  # pyright: ignore[reportMissingTypeStubs] - typed inline
 
     from muster_storage import Database
@@ -106,8 +107,13 @@ def _own_tool(path: str) -> BaseTool:
 def build(
     name: str, declaration: Declaration, tools: Sequence[BaseTool], parts: Parts
 ) -> "CompiledStateGraph[Any, AgentContext, Any, Any]":
-    """Make an agent's graph; it has no memory yet."""
+    """Make an agent's graph; it has no memory yet.
+
+    Raises:
+        ToolkitError: `approval.tools` names what is no tool of the agent.
+    """
     limits, approval = declaration.limits, declaration.approval
+    _check_listed(name, tools, approval)
     asks = _asked_about(tools, approval)
     model_name = parts.name if declaration.model is None else parts.model_named(declaration.model)
     rules = CallRules(
@@ -128,9 +134,7 @@ def build(
     if (summaries := declaration.summaries) is not None:
         middleware.insert(
             0,
-            LongConversations(
-                parts.model, model_name, summaries.share, summaries.context_tokens, summaries.keep_messages
-            ),
+            LongConversations(parts.model, model_name, summaries, _untrusted(tools)),
         )
     if asks:
         middleware.append(HumanInTheLoopMiddleware(interrupt_on=cast("Any", asks)))
@@ -139,17 +143,31 @@ def build(
     )
 
 
+def _check_listed(name: str, tools: Sequence[BaseTool], approval: Approval) -> None:
+    """Refuse a list of tools to ask about that names none: its author would believe that somebody is asked."""
+    known = [tool.name for tool in tools]
+    listed = approval.tools if isinstance(approval.tools, list) else ()
+    for unknown in (each for each in listed if each not in known):
+        raise ToolkitError(
+            f"approval.tools of the agent {name} names {unknown}, which is none of its tools: {', '.join(known)}"
+        )
+
+
+def _untrusted(tools: Sequence[BaseTool]) -> frozenset[str]:
+    """Names of the tools that bring content from outside."""
+    return frozenset(tool.name for tool in tools if (tool.metadata or {}).get("untrusted"))
+
+
 def _asked_about(tools: Sequence[BaseTool], approval: Approval) -> dict[str, bool | InterruptOnConfig]:
     """Which tools ask a person, and when.
 
     A tool that changes the world asks in any case once the conversation holds content from outside, such as a fetched
     page: what is written there may have told the model to make the call.
     """
-    untrusted = frozenset(tool.name for tool in tools if (tool.metadata or {}).get("untrusted"))
+    untrusted = _untrusted(tools)
 
-    def has_read_from_outside(request: ToolCallRequest) -> bool:
-        messages = cast("list[Any]", request.state["messages"])
-        return any(isinstance(message, ToolMessage) and message.name in untrusted for message in messages)
+    def follows_outside(request: ToolCallRequest) -> bool:
+        return has_read_from_outside(cast("list[AnyMessage]", request.state["messages"]), untrusted)
 
     asks: dict[str, bool | InterruptOnConfig] = {}
     for tool in tools:
@@ -158,6 +176,6 @@ def _asked_about(tools: Sequence[BaseTool], approval: Approval) -> dict[str, boo
             asks[tool.name] = InterruptOnConfig(allowed_decisions=["approve", "edit", "reject"])
         elif changes_world(tool) and untrusted:
             asks[tool.name] = InterruptOnConfig(
-                allowed_decisions=["approve", "edit", "reject"], when=has_read_from_outside
+                allowed_decisions=["approve", "edit", "reject"], when=follows_outside
             )
     return asks

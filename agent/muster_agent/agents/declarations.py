@@ -67,8 +67,8 @@ class Approval(_Strict):
 
     tools: Literal["changing", "none"] | list[str] = Field(
         default="changing",
-        description="`changing`: every tool that changes the world. Or the names of tools. `none` asks only before "
-        "a change that follows content from outside.",
+        description="`changing`: every tool that changes the world. Or names of tools, which ask in place of those. "
+        "`none` asks only before a change that follows content from outside.",
     )
     timeout_s: float = Field(
         default=3600.0,

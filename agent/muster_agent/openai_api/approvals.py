@@ -5,20 +5,20 @@ question, so that no "yes" in a conversation, and no model that writes one, ever
 one: each question is a call of a function `approve_tool_call`, and its output is the answer.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, cast
 
 import orjson
 
-from muster_agent import failures
+from muster_agent import decisions, failures
+from muster_agent.decisions import calls_of
+from muster_agent.nesting import is_too_deep
 
 APPROVE = "approve_tool_call"
 """The function that a client is asked to call."""
 
-QUESTION = "This needs your approval"
-"""How every question in a chat begins."""
-
-_TYPES = frozenset({"approve", "edit", "reject", "respond"})
+_ASKS = "This needs your approval, and nothing has been carried out yet:"
+_WITHDRAWN = "It cannot be approved in this chat. The next message here withdraws it."
 _LONGEST_SHOWN = 1000
 
 
@@ -26,19 +26,13 @@ def question(interrupts: Sequence[Mapping[str, Any]]) -> str:
     """What is asked, as text."""
     asked = [f"- {_call_line(call)}" for each in interrupts for call in calls_of(each["value"])]
     asked += [f"- {_shortened(_json(each['value']))}" for each in interrupts if not calls_of(each["value"])]
-    return "\n".join(
-        [
-            f"{QUESTION}, and nothing has been carried out yet:",
-            *asked,
-            "It cannot be approved in this chat. The next message here withdraws it.",
-        ]
-    )
+    return "\n".join([_ASKS, *asked, _WITHDRAWN])
 
 
-def calls_of(value: object) -> list[dict[str, Any]]:
-    """The tool calls that a question is about; a mounted graph may ask about anything else."""
-    requests: Any = cast("dict[str, Any]", value).get("action_requests") if isinstance(value, dict) else None
-    return cast("list[dict[str, Any]]", requests) if isinstance(requests, list) else []
+def before_question(text: str) -> str | None:
+    """What stands before the question that a text of the assistant ends with; None where it ends with none."""
+    before, asks, rest = text.partition(_ASKS)
+    return before if asks and rest.rstrip().endswith(_WITHDRAWN) else None
 
 
 def _call_line(call: Mapping[str, Any]) -> str:
@@ -54,48 +48,34 @@ def arguments_of(interrupt: Mapping[str, Any]) -> str:
     return _json({"calls": calls} if calls else {"question": value})
 
 
-def answer_to(value: object, output: str, where: str) -> Any:  # noqa: ANN401 - whatever the graph expects
+def answer_to(question: object, output: str, tools: Collection[str], where: str) -> Any:  # noqa: ANN401 - whatever the graph expects
     """What a graph is resumed with.
 
     Args:
-        value: What it asked.
+        question: What it asked.
         output: What the client answered: `approve`, `reject`, or `{"decisions": [...]}` with one for each call. To a
             question that is not about tool calls, any text or JSON.
+        tools: The names of the agent's tools; none where they are not known.
         where: The field of the request, for complaints.
 
     Raises:
-        Failure: 400; an answer that is not understood is no approval.
+        Failure: 400; an answer that is not understood is no approval, and the question stays.
     """
-    calls = calls_of(value)
+    calls = calls_of(question)
     told = _as_json(output)
+    if is_too_deep(output.encode(), told):
+        raise failures.bad_request("The answer is nested too deeply.", param=where)
     if not calls:
         return told
-    decisions: Any = told
+    answer: Any = told
     if isinstance(told, str):
-        decisions = {"decisions": [_decision(told) for _ in calls]}
+        answer = {"decisions": [{"type": told.strip().lower()} for _ in calls]}
     elif isinstance(told, dict) and "type" in told:
-        decisions = {"decisions": [cast("dict[str, Any]", told) for _ in calls]}
-    if not _are_decisions(decisions, len(calls)):
-        raise failures.bad_request(
-            f'expected approve, reject, or {{"decisions": [...]}} with {len(calls)} of them, each with a type: '
-            "approve, edit or reject",
-            param=where,
-        )
-    return {"decisions": decisions["decisions"]}
-
-
-def _decision(word: str) -> dict[str, Any]:
-    return {"type": word.strip().lower()}
-
-
-def _are_decisions(told: Any, count: int) -> bool:  # noqa: ANN401 - any JSON
-    given: Any = cast("dict[str, Any]", told).get("decisions") if isinstance(told, dict) else None
-    if not isinstance(given, list):
-        return False
-    decisions = cast("list[Any]", given)
-    return len(decisions) == count and all(
-        isinstance(each, dict) and cast("dict[str, Any]", each).get("type") in _TYPES for each in decisions
-    )
+        answer = {"decisions": [cast("dict[str, Any]", told) for _ in calls]}
+    problem = decisions.problem_with(answer, question, tools)
+    if problem is not None:
+        raise failures.bad_request(f"This is neither approve nor reject: {problem}.", param=where)
+    return {"decisions": answer["decisions"]}
 
 
 def _as_json(text: str) -> Any:  # noqa: ANN401 - any JSON

@@ -10,7 +10,7 @@ from starlette.responses import Response
 
 from muster_agent import failures
 from muster_agent.api.requests import Json, add, caller_of, service_of
-from muster_agent.openai_api.happenings import ANSWERING_NODE
+from muster_agent.openai_api.happenings import ANSWERING_NODE, fields_of
 from muster_agent.openai_api.listing import page_of
 from muster_agent.openai_api.reading import Strict, parsed, read_body
 from muster_agent.openai_api.response_items import of_conversation
@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 _PREFIX = "conv_"
 _MOST_ITEMS = 20
 
-# What the service notes in a thread's metadata beside the client's.
-_OURS = frozenset({"graph_id", "assistant_id", "source", "created_by"})
+# Where the client's metadata stands in the thread's: a change replaces all of it, and no name is taken.
+_CLIENTS = "conversation"
 
 _Metadata = Annotated[dict[str, str], Field(max_length=16)]
 
@@ -74,7 +74,7 @@ def _as_json(thread: "Row") -> dict[str, Any]:
         "id": f"{_PREFIX}{thread['thread_id'].replace('-', '')}",
         "object": "conversation",
         "created_at": int(thread["created_at"]),
-        "metadata": {name: value for name, value in thread["metadata"].items() if name not in _OURS},
+        "metadata": fields_of(thread["metadata"].get(_CLIENTS)),
     }
 
 
@@ -86,7 +86,12 @@ async def _create(request: Request) -> Response:
     if given.answers or given.instructions:
         raise failures.bad_request("expected messages of user and assistant", param="items")
     service = service_of(request)
-    metadata = {**_client_metadata(new.metadata), **_first_assistant(service)}
+    assistant = _first_assistant(service)
+    if given.messages and assistant is None:
+        raise failures.bad_request(
+            "No agent here takes items: send them with the first response.", param="items"
+        )
+    metadata = {_CLIENTS: new.metadata or {}, **(assistant or {})}
     thread = await service.threads.create(NewThread(str(uuid.uuid4()), caller.tenant, metadata))
     if given.messages:
         change = StateUpdate({"messages": given.messages}, as_node=ANSWERING_NODE)
@@ -94,14 +99,10 @@ async def _create(request: Request) -> Response:
     return Json(_as_json(thread)).response()
 
 
-def _first_assistant(service: "Service") -> dict[str, str]:
+def _first_assistant(service: "Service") -> dict[str, str] | None:
     """Whose state a new conversation is, until somebody speaks to another: the first that has messages for sure."""
     found = next((each for each in service.assistants if each.declaration.graph is None), None)
-    return {} if found is None else {"graph_id": found.graph_id, "assistant_id": found.assistant_id}
-
-
-def _client_metadata(metadata: dict[str, str] | None) -> dict[str, str]:
-    return {name: value for name, value in (metadata or {}).items() if name not in _OURS}
+    return None if found is None else {"graph_id": found.graph_id, "assistant_id": found.assistant_id}
 
 
 async def _known(request: Request) -> "Row":
@@ -117,7 +118,7 @@ async def _get(request: Request) -> Response:
 async def _update(request: Request) -> Response:
     thread = await _known(request)
     change = parsed(await read_body(request), ConversationChange)
-    metadata = _client_metadata(change.metadata)
+    metadata = {_CLIENTS: change.metadata}
     changed = await service_of(request).threads.patch(thread["tenant"], thread["thread_id"], metadata)
     return Json(_as_json(changed)).response()
 

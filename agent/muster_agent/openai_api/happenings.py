@@ -7,8 +7,8 @@ A run that goes on in another process makes its last model call again. What it r
 the same.
 """
 
-from collections.abc import Generator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Generator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, cast
 
 import orjson
@@ -24,6 +24,10 @@ if TYPE_CHECKING:
 
 ANSWERING_NODE = "model"
 
+SUMMARY_USAGE = "muster_usage"
+"""In a summary's `additional_kwargs`: the `usage_metadata` of the call that wrote it."""
+
+_TURNED_AWAY = frozenset({429, 503})
 _LONGEST_SHOWN = 200
 _STEP_LIMITS = frozenset({"GraphRecursionError"})
 
@@ -37,19 +41,23 @@ class Usage:
         output_tokens: What they wrote.
         cached_tokens: How many of the input the engine had already.
         reasoning_tokens: How many of the output were thoughts.
+        cache_write_tokens: How many of the input the engine has put by for later calls.
     """
 
     input_tokens: int = 0
     output_tokens: int = 0
     cached_tokens: int = 0
     reasoning_tokens: int = 0
+    cache_write_tokens: int = 0
 
     def add(self, told: Mapping[str, Any]) -> None:
         """Count one call, by LangChain's `usage_metadata`."""
-        self.input_tokens += told.get("input_tokens") or 0
-        self.output_tokens += told.get("output_tokens") or 0
-        self.cached_tokens += fields_of(told.get("input_token_details")).get("cache_read") or 0
-        self.reasoning_tokens += fields_of(told.get("output_token_details")).get("reasoning") or 0
+        read, wrote = fields_of(told.get("input_token_details")), fields_of(told.get("output_token_details"))
+        self.input_tokens += _count(told.get("input_tokens"))
+        self.output_tokens += _count(told.get("output_tokens"))
+        self.cached_tokens += _count(read.get("cache_read"))
+        self.cache_write_tokens += _count(read.get("cache_creation"))
+        self.reasoning_tokens += _count(wrote.get("reasoning"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +122,8 @@ class Ended:
 
     Attributes:
         interrupts: What waits for a person, each with `id` and `value`.
-        failure: Why there is no answer, if there is none.
+        failure: Why there is no answer, if there is none. It says whether the request may be repeated: where the run
+            has done something, or may have, a second run would do it again.
         is_limited: Whether its graph ran out of steps.
     """
 
@@ -139,6 +148,7 @@ class Reader:
     _seen: set[str] = field(default_factory=set[str])
     _calls: dict[str, Mapping[str, Any]] = field(default_factory=dict[str, Mapping[str, Any]])
     _failure: Failure | None = None
+    _has_acted: bool = False
     _is_limited: bool = False
     _unfinished: "dict[str, str]" = field(default_factory=dict[str, str])
     _repeats: "_Repetition | None" = None
@@ -151,6 +161,7 @@ class Reader:
             case "messages":
                 yield from self._message(*orjson.loads(event.data))
             case "updates":
+                self._has_acted = True  # a step has ended: a call of the model, or of tools
                 yield from self._updates(orjson.loads(event.data))
             case "error":
                 self._fail(orjson.loads(event.data))
@@ -189,11 +200,21 @@ class Reader:
                     yield from self._written(node, cast("dict[str, Any]", part).get("messages"))
 
     def _written(self, node: str, written: Any) -> Generator[Happening]:  # noqa: ANN401 - a graph's own
-        for message in _of_this_turn(cast("list[Any]", written) if isinstance(written, list) else [written]):
+        told = cast("list[Any]", written) if isinstance(written, list) else [written]
+        known = [cast("dict[str, Any]", message) for message in told if isinstance(message, dict)]
+        self._count_summary(known)
+        for message in _of_this_turn(known):
             if message.get("type") == "ai":
                 yield from self._spoke(message, is_answer=self._answers(node))
             elif message.get("type") == "tool":
                 yield from self._tool(message)
+
+    def _count_summary(self, written: Sequence[Mapping[str, Any]]) -> None:
+        """Count the call that wrote a summary: the first message of what a conversation is replaced with."""
+        if not written or written[0].get("type") != "remove":
+            return
+        for message in written[1:2]:
+            self.usage.add(fields_of(fields_of(message.get("additional_kwargs")).get(SUMMARY_USAGE)))
 
     def _spoke(self, message: Mapping[str, Any], *, is_answer: bool) -> Generator[Happening]:
         calls = cast("list[dict[str, Any]]", message.get("tool_calls") or [])
@@ -236,6 +257,10 @@ class Reader:
         failure = self._failure
         if told["status"] == "interrupted" and not result:
             failure = failures.run_cancelled()
+        if failure is not None:
+            # The proxy turned the first call away, so nothing has been done.
+            is_untouched = failure.status in _TURNED_AWAY and not self._has_acted
+            failure = replace(failure, may_be_repeated=is_untouched)
         return Ended(result.get("__interrupt__") or [], failure, self._is_limited)
 
 
@@ -300,13 +325,16 @@ def _text_of_part(part: Any) -> str:  # noqa: ANN401 - any JSON
     return str(fields.get("text") or "") if fields.get("type") == "text" else ""
 
 
-def _of_this_turn(messages: list[Any]) -> list[dict[str, Any]]:
+def _of_this_turn(known: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """What an update adds to the turn: some graphs give back the whole conversation, and a summary rewrites it."""
-    known = [cast("dict[str, Any]", message) for message in messages if isinstance(message, dict)]
     if any(message.get("type") == "remove" for message in known):
         return known[-1:]
     humans = [place for place, message in enumerate(known) if message.get("type") == "human"]
     return known[humans[-1] + 1 :] if humans else known
+
+
+def _count(told: object) -> int:
+    return told if isinstance(told, int) else 0
 
 
 def _shortened(text: str) -> str:

@@ -13,6 +13,7 @@ from muster_agent import failures
 from muster_agent.agents.assistants import Assistant
 from muster_agent.api.requests import MAX_BODY_BYTES, service_of
 from muster_agent.failures import Failure
+from muster_agent.nesting import is_too_deep
 
 _LONGEST_COMPLAINT = 300
 
@@ -61,6 +62,8 @@ def parsed(body: bytes, model: type[_Model]) -> _Model:
     except orjson.JSONDecodeError as error:
         # The parser's message tells what was expected and where, not what was there.
         raise failures.bad_request(f"The body is not JSON: {error}", code="invalid_json") from None
+    if is_too_deep(body, content):
+        raise failures.bad_request("The body is nested too deeply.", code="invalid_json")
     if not isinstance(content, dict):
         raise failures.bad_request("The body must be a JSON object.", code="invalid_body")
     try:

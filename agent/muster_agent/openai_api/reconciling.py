@@ -6,11 +6,13 @@ thread to itself:
 
 1. System and developer messages are instructions for this run. They are part of no conversation and never stored.
 2. Where no assistant message is among the rest, they are new input, put behind what the thread holds; a message that
-   stands there unanswered already is a request that is made again, and is not put there twice. Front ends that name
-   their chats (`x-openwebui-chat-id`, `x-conversation-id`) and clients that name a cache (`prompt_cache_key`) are known
-   to send everything, so for them this rule does not count.
+   stands there unanswered already is a request that is made again, and is not put there twice. What was done for it
+   before its run failed is no answer: the run goes on behind that. Front ends that name their chats
+   (`x-openwebui-chat-id`, `x-conversation-id`) and clients that name a cache (`prompt_cache_key`) are known to send
+   everything, so for them this rule does not count.
 3. Where the thread's visible transcript (the texts of user and assistant) is the beginning of what was sent, what
-   follows it is new, and is put behind. A part that a summary stands for is taken as matching.
+   follows it is new, and is put behind. A part that a summary stands for is taken as matching. What a run did that
+   failed before it had an answer may be missing from what was sent: its client was told of the failure alone.
 4. Else the client has edited or regenerated something. Where an earlier state of the thread is what was sent up to its
    last assistant message, the thread goes on from that state: it forks, and the branch that is left stays in its
    history.
@@ -25,6 +27,7 @@ from langchain_core.runnables import RunnableConfig
 from langgraph.graph.message import REMOVE_ALL_MESSAGES  # pyright: ignore[reportMissingTypeStubs] - typed inline
 
 from muster_agent.openai_api.transcript import transcript_of
+from muster_agent.runs.states import state_of, states_of
 
 if TYPE_CHECKING:
     from muster_agent.agents.assistants import Graph
@@ -39,10 +42,11 @@ async def prepare_input(graph: "Graph", config: RunnableConfig, kwargs: Mapping[
         return kwargs["input"]
     sent = [_message(each) for each in transcript["messages"]]
     thread = _thread(config)
-    stored = _messages((await graph.aget_state(thread)).values)
+    state = await state_of(graph, thread)
+    stored = transcript_of(_messages(state.values), is_asking=bool(state.interrupts))
     if not transcript["is_whole"] and not any(isinstance(message, AIMessage) for message in sent):
-        return {"messages": _not_there_yet(stored, sent)}
-    added = transcript_of(stored).tail_of(sent)
+        return {"messages": [] if stored.unanswered().ends_with(sent) else sent}
+    added = stored.tail_of(sent)
     if added is not None:
         return {"messages": added}
     head, tail = _split(sent)
@@ -67,13 +71,6 @@ def _messages(values: Any) -> list[AnyMessage]:  # noqa: ANN401 - a graph's stat
     return cast("list[AnyMessage]", found) if isinstance(found, list) else []
 
 
-def _not_there_yet(stored: Sequence[AnyMessage], sent: Sequence[AnyMessage]) -> list[AnyMessage]:
-    """`sent`, without what the thread ends with already: the client makes a request again that was broken off."""
-    unanswered = [(message.type, str(message.text)) for message in stored[-len(sent) :]]
-    is_repeated = unanswered == [(message.type, str(message.text)) for message in sent]
-    return [] if is_repeated else list(sent)
-
-
 def _split(sent: Sequence[AnyMessage]) -> tuple[list[AnyMessage], list[AnyMessage]]:
     """What was sent up to its last assistant message, and what is behind it."""
     places = [place for place, message in enumerate(sent) if isinstance(message, AIMessage)]
@@ -83,7 +80,7 @@ def _split(sent: Sequence[AnyMessage]) -> tuple[list[AnyMessage], list[AnyMessag
 
 async def _state_that_reads(graph: "Graph", thread: RunnableConfig, head: Sequence[AnyMessage]) -> str | None:
     """The newest state at rest whose transcript is `head`: its checkpoint."""
-    async for state in graph.aget_state_history(thread, limit=_MOST_STATES):
+    async for state in states_of(graph, thread, _MOST_STATES):
         if not state.next and transcript_of(_messages(state.values)).equals(head):
             return str(cast("Any", state.config)["configurable"]["checkpoint_id"])
     return None

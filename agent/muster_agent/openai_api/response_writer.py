@@ -81,7 +81,7 @@ class ResponseWriter:
             self.response["status"] = "cancelled"
             return
         self.response["status"] = "failed"
-        self.response["error"] = {"code": failure.code or failure.error_type, "message": failure.message}
+        self.response["error"] = error_of(failure)
 
     def _begun(self) -> Generator[Event]:
         names = ["response.created", "response.in_progress"]
@@ -218,11 +218,27 @@ class ResponseWriter:
         )
 
 
+def error_of(failure: Failure) -> dict[str, Any]:
+    """A failure as responses tell it. OpenAI has a closed list of codes; ours stands behind the message."""
+    match failure.status:
+        case 429:
+            code = "rate_limit_exceeded"
+        case status if status < 500:  # noqa: PLR2004 - HTTP's own number
+            code = "invalid_prompt"
+        case _:
+            code = "server_error"
+    ours = failure.code or failure.error_type
+    return {"code": code, "message": f"{failure.message} ({ours})"}
+
+
 def usage_of(usage: Usage) -> dict[str, Any]:
     """Tokens as responses tell them."""
     return {
         "input_tokens": usage.input_tokens,
-        "input_tokens_details": {"cached_tokens": usage.cached_tokens},
+        "input_tokens_details": {
+            "cached_tokens": usage.cached_tokens,
+            "cache_write_tokens": usage.cache_write_tokens,
+        },
         "output_tokens": usage.output_tokens,
         "output_tokens_details": {"reasoning_tokens": usage.reasoning_tokens},
         "total_tokens": usage.input_tokens + usage.output_tokens,

@@ -5,8 +5,7 @@ has moved on since, it forks. A run that waits for a person ends its response wi
 answer to it is the input of the next response.
 """
 
-import uuid
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
@@ -37,15 +36,16 @@ from muster_agent.openai_api.reading import assistant_of, read_body
 from muster_agent.openai_api.response_items import call_id_of
 from muster_agent.openai_api.response_request import TOOL_CALLS, Answer, Input, ResponseRequest, parse
 from muster_agent.openai_api.response_writer import ResponseWriter
-from muster_agent.openai_api.stored_responses import SOURCE, NewResponse
+from muster_agent.openai_api.stored_responses import MADE_BY, NewResponse
 from muster_agent.openai_api.streaming import Left, Manner, StreamedAnswer, written
 from muster_agent.runs.front import Order, Row, of_ids
-from muster_agent.runs.records import Cancel, NewThread
+from muster_agent.runs.records import Cancel
 from muster_observability.request_ids import request_id_of
 
 if TYPE_CHECKING:
     from muster_agent.agents.assistants import Assistant
     from muster_agent.callers import Caller
+    from muster_agent.runs.events import StoredEvent
 
 _NO_STORE = {"cache-control": "no-store"}
 _NOT_ASKED = "No call with this id waits for an answer: it may have been answered already, or been withdrawn."
@@ -83,7 +83,7 @@ class _Place:
     """Where a response goes on.
 
     Attributes:
-        thread_id: The thread; None for one of its own, which goes with it.
+        thread_id: The thread; None for one of its own, which stays if the response is stored.
         checkpoint_id: The state to go on from; None for the newest.
     """
 
@@ -95,14 +95,13 @@ async def _create(request: Request) -> Response:
     caller = await caller_of(request)
     body, given = parse(await read_body(request))
     asked = _Asked(caller, assistant_of(request, body.model), body, given)
-    place = await _place(request, asked)
-    run, events = await service_of(request).runs.submit_and_follow(await _order(request, asked, place))
+    run, events = await _run_of(request, asked)
     shows_tools = TOOL_CALLS in (body.include or ())
     response = _begun(asked, run)
     if body.is_stored:
         new = NewResponse(run, response, given.items, shows_tools)
         response = (await service_of(request).responses.add(new))["body"]
-    writer = ResponseWriter(dict(response), reader_for(asked.assistant), shows_tools=shows_tools)
+    writer = ResponseWriter(_as_begun(response), reader_for(asked.assistant), shows_tools=shows_tools)
     if body.stream:
         left = None if body.background else when_left(request, run)
         return _stream(request, run, written(events, writer), writer, left)
@@ -112,17 +111,32 @@ async def _create(request: Request) -> Response:
     return await _whole(request, run, written(events, writer), writer)
 
 
+async def _run_of(request: Request, asked: _Asked) -> "tuple[Row, AsyncGenerator[StoredEvent]]":
+    """The run that a request makes, or has made: sent again with its key it is no new one.
+
+    Raises:
+        Failure: It can make none.
+    """
+    runs, key = service_of(request).runs, idempotency_key(request, "responses")
+    try:
+        order = await _order(request, asked, await _place(request, asked))
+    except Failure:
+        # What it was to go on with may be as it is because of its own first time: its answer was given then.
+        run = None if key is None else await runs.with_key(asked.caller.tenant, key)
+        if run is None:
+            raise
+        return run, runs.events(run["run_id"])
+    return await runs.submit_and_follow(order)
+
+
 async def _place(request: Request, asked: _Asked) -> _Place:
-    """Where a response goes on; a new one that is stored gets a thread, which later ones can go on with."""
+    """Where a response goes on."""
     service, body, tenant = service_of(request), asked.body, asked.caller.tenant
     if body.conversation is not None:
         return _Place((await thread_of(service, tenant, body.conversation.id))["thread_id"])
     if body.previous_response_id is not None:
         return await _behind(request, asked, body.previous_response_id)
-    if not body.is_stored:
-        return _Place(None)
-    new = NewThread(str(uuid.uuid4()), tenant, {"source": SOURCE})
-    return _Place((await service.threads.create(new))["thread_id"])
+    return _Place(None)
 
 
 async def _behind(request: Request, asked: _Asked, previous: str) -> _Place:
@@ -149,7 +163,7 @@ async def _order(request: Request, asked: _Asked, place: _Place) -> Order:
         "input": {"messages": given.messages},
         "checkpoint": None if place.checkpoint_id is None else {"checkpoint_id": place.checkpoint_id},
         "stream_mode": ["messages-tuple", "updates"] if body.stream else ["updates"],
-        "is_patient": False,
+        "is_patient": bool(body.background),  # nobody is there who could try again
         # What is stored is read from the run's events, now or later.
         "stream_resumable": body.is_stored or IDEMPOTENCY_KEY in request.headers,
         **context_for(asked.assistant, instructions, body.sampling),
@@ -162,6 +176,8 @@ async def _order(request: Request, asked: _Asked, place: _Place) -> Order:
         kwargs=kwargs,
         request_id=request_id_of(request.scope),
         thread_id=place.thread_id,
+        keeps_thread=body.is_stored,  # later ones can go on with it
+        thread_metadata=MADE_BY,
         idempotency_key=idempotency_key(request, "responses"),
     )
 
@@ -172,9 +188,9 @@ async def _resumption(request: Request, asked: _Asked, thread_id: str) -> dict[s
     thread = await service.threads.get(tenant, thread_id)
     tasks = cast("dict[str, list[dict[str, Any]]]", thread["interrupts"] or {})
     waiting = {call_id_of(each): each for task in tasks.values() for each in task}
-    resume = {
-        each["id"]: value for each, value in (_answered(waiting, answer) for answer in asked.given.answers)
-    }
+    tools = [tool.name for tool in asked.assistant.tools]
+    answered = [_answered(waiting, answer, tools) for answer in asked.given.answers]
+    resume = {each["id"]: value for each, value in answered}
     kwargs: dict[str, Any] = {"input": None, "command": {"resume": resume}}
     earlier = await service.runs.list(tenant, thread_id, None, (1, 0))
     if earlier and not asked.body.instructions and not asked.given.instructions:
@@ -183,11 +199,11 @@ async def _resumption(request: Request, asked: _Asked, thread_id: str) -> dict[s
     return kwargs
 
 
-def _answered(waiting: dict[str, Any], answer: Answer) -> tuple[Any, Any]:
+def _answered(waiting: dict[str, Any], answer: Answer, tools: Sequence[str]) -> tuple[Any, Any]:
     asked = waiting.get(answer.call_id)
     if asked is None:
         raise failures.bad_request(_NOT_ASKED, param=answer.where.replace(".output", ".call_id"))
-    return asked, answer_to(asked["value"], answer.output, answer.where)
+    return asked, answer_to(asked["value"], answer.output, tools, answer.where)
 
 
 def _begun(asked: _Asked, run: Row) -> dict[str, Any]:
@@ -274,7 +290,7 @@ async def _get(request: Request) -> Response:
     if not is_set(request, "stream"):
         return Json((await service.responses.newest_of(row))["body"], headers=_NO_STORE).response()
     after = _after(request)
-    if await service.runs.newest(row["run_id"]) == 0 and row["is_finished"]:
+    if row["is_finished"] and not await service.responses.has_events(row):
         raise failures.bad_request(
             "This response can no longer be streamed: its events are gone.", param="stream"
         )
@@ -305,7 +321,7 @@ async def _delete(request: Request) -> Response:
     gone = await service.responses.delete(row["tenant"], row["response_id"])
     if gone["is_last"]:
         thread = await service.threads.get(row["tenant"], row["thread_id"])
-        if thread["metadata"].get("source") == SOURCE:
+        if MADE_BY.items() <= thread["metadata"].items():
             await service.threads.delete(row["tenant"], row["thread_id"])
     return Json({"id": row["response_id"], "object": "response", "deleted": True}).response()
 

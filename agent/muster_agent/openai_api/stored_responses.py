@@ -17,7 +17,7 @@ from muster_agent.failures import Failure
 from muster_agent.openai_api.happenings import reader_for
 from muster_agent.openai_api.response_writer import ResponseWriter
 from muster_agent.runs.events import StoredEvent, read_events
-from muster_agent.runs.tables import RESPONSES
+from muster_agent.runs.tables import EVENTS, RESPONSES
 from muster_observability import logs
 from muster_storage import now_s
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 Row = Mapping[Any, Any]
 
-SOURCE = "responses"
+MADE_BY: Mapping[str, str] = {"muster_made_by": "responses"}
 """In a thread's metadata: it was made by a response, and goes with the last one on it."""
 
 _log = logs.get("agent")
@@ -110,6 +110,10 @@ class StoredResponses:
             writer.fail(failures.run_cancelled())
         checkpoint_id = await self._checkpoint_of(row)
         return await self._database.run(_finish, row["response_id"], writer.response, checkpoint_id) or row
+
+    async def has_events(self, row: Row) -> bool:
+        """Whether a response's run can still be told from its beginning; events are kept for a while only."""
+        return await self._database.run(_has_events, row["run_id"])
 
     def writer_for(self, row: Row, after: int = -1) -> ResponseWriter:
         """What tells a response's run from its beginning."""
@@ -202,6 +206,11 @@ def _add(connection: Connection, response: NewResponse) -> Row:
 def _one(connection: Connection, tenant: str, response_id: str) -> Row | None:
     mine = and_(RESPONSES.c.response_id == response_id, RESPONSES.c.tenant == tenant)
     return connection.execute(select(RESPONSES).where(mine)).mappings().first()
+
+
+def _has_events(connection: Connection, run_id: str) -> bool:
+    query = select(EVENTS.c.seq).where(EVENTS.c.run_id == run_id).limit(1)
+    return connection.execute(query).first() is not None
 
 
 def _finish(

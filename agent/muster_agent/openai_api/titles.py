@@ -6,8 +6,8 @@ is nothing else to do.
 """
 
 import uuid
-from collections.abc import AsyncGenerator, Mapping
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, Generator, Mapping
+from contextlib import aclosing, contextmanager
 from typing import TYPE_CHECKING, Any
 
 import openai
@@ -23,17 +23,40 @@ if TYPE_CHECKING:
 
 TASK_HEADER = "x-openwebui-task"
 
+# How Open WebUI's prompts for titles, tags, queries, follow-up questions, image prompts and completions begin, and what
+# all of them have. Its prompt for a question about files or web pages begins likewise, and is a turn of a conversation.
 _TASK_PROMPT = "### Task:"
+_HISTORY = "<chat_history>"
+_ABOUT_FILES = "Respond to the user query using the provided context"
 
 
 def is_task(headers: Mapping[str, str], chat: "ChatRequest") -> bool:
-    """Whether a request is such a one: the front end says so, or its prompt begins as Open WebUI's do."""
-    said = headers.get(TASK_HEADER, "").strip()
+    """Whether a request is such a one: the front end says so, or its prompt is like Open WebUI's."""
+    said = headers.get(TASK_HEADER)
     # A front end that does not fill the header in sends the name of what should stand there.
-    if said and not said.startswith("{{"):
-        return True
+    if said is not None and not said.strip().startswith("{{"):
+        return bool(said.strip())
     last = next(message for message in reversed(chat.messages) if message.role == "user")
-    return last.content.lstrip().startswith(_TASK_PROMPT)
+    begin, prompt, asked = last.content.partition(_TASK_PROMPT)
+    is_like_one = bool(prompt) and not begin.strip() and _HISTORY in asked
+    return is_like_one and not asked.lstrip().startswith(_ABOUT_FILES)
+
+
+@contextmanager
+def _told_as_failures() -> Generator[None]:
+    """Tell what goes wrong with a model call as the client may know it.
+
+    Raises:
+        Failure: It went wrong.
+    """
+    try:
+        yield
+    except openai.OpenAIError as error:
+        raise failures.of_model_call(error) from error
+    except failures.Failure:
+        raise
+    except Exception as error:  # the SDK raises whatever a broken answer leads to
+        raise failures.unreadable_answer() from error
 
 
 class TaskCall:
@@ -63,12 +86,11 @@ class TaskCall:
         Raises:
             Failure: There is none.
         """
-        with identity.assumed(self._identity):
-            try:
-                told: Any = await self._client.create(**await self._arguments(chat), stream=False)
-                return self._as_ours(told, chat.model)
-            except openai.OpenAIError as error:
-                raise failures.of_model_call(error) from error
+        with identity.assumed(self._identity), _told_as_failures():
+            told: Any = await self._client.create(**await self._arguments(chat), stream=False)
+            if not all(choice.finish_reason for choice in told.choices):
+                raise failures.unreadable_answer()
+            return self._as_ours(told, chat.model)
 
     async def stream(self, chat: "ChatRequest") -> AsyncGenerator[bytes]:
         """The model's chunks as server-sent events.
@@ -76,18 +98,19 @@ class TaskCall:
         Raises:
             Failure: They break off, or never come.
         """
-        with identity.assumed(self._identity):
+        is_finished = False
+        with identity.assumed(self._identity), _told_as_failures():
             arguments = {**await self._arguments(chat), "stream": True}
             if chat.wants_usage:
                 arguments["stream_options"] = {"include_usage": True}
-            try:
-                stream: Any = await self._client.create(**arguments)
-                async with aclosing(stream.__aiter__()) as chunks:
-                    async for chunk in chunks:
-                        if chunk.choices or chat.wants_usage:  # some servers send the usage unasked
-                            yield b"data: " + self._as_ours(chunk, chat.model) + b"\n\n"
-            except openai.OpenAIError as error:
-                raise failures.of_model_call(error) from error
+            stream: Any = await self._client.create(**arguments)
+            async with aclosing(stream.__aiter__()) as chunks:
+                async for chunk in chunks:
+                    is_finished |= any(choice.finish_reason for choice in chunk.choices)
+                    if chunk.choices or chat.wants_usage:  # some servers send the usage unasked
+                        yield b"data: " + self._as_ours(chunk, chat.model) + b"\n\n"
+            if not is_finished:  # which is how a broken stream looks from here
+                raise failures.unreadable_answer()
 
     @property
     def _client(self) -> Any:  # noqa: ANN401 - its overloads do not take a mapping

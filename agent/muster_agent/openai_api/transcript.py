@@ -2,7 +2,8 @@
 
 A run is one turn of the assistant for its client, however many model calls and tools it took. A client that streamed
 the answer has the texts of all its model calls, set off by blank lines; one that did not has the last alone; one whose
-run was broken off has some beginning of it.
+run was broken off has some beginning of it, or nothing. How much white space there is between the texts and within them
+is no difference: front ends join and trim what they show in ways of their own.
 """
 
 from collections.abc import Iterable, Sequence
@@ -11,7 +12,7 @@ from typing import cast
 
 from langchain_core.messages import AIMessage, AnyMessage, HumanMessage
 
-from muster_agent.openai_api.approvals import QUESTION
+from muster_agent.openai_api.approvals import before_question
 
 SEPARATOR = "\n\n"
 """Between the texts of two model calls of one run, on a stream."""
@@ -34,30 +35,41 @@ class Turn:
     is_cut: bool = False
 
     def reads_as(self, message: AnyMessage) -> bool:
-        """Whether `message` is how a client may send this turn back, white space at its ends aside."""
+        """Whether `message` is how a client may send this turn back."""
         if isinstance(message, AIMessage) != self.is_assistant:
             return False
-        text, asked, _ = str(message.text).partition(QUESTION)
-        shown = text.strip()
-        if asked and self.is_assistant:
-            return shown in {form for end in range(len(self.texts) + 1) for form in _forms(self.texts[:end])}
-        whole = str(message.text).strip()
-        if self.is_open:
-            return any(whole.startswith(form) for form in _forms(self.texts))
-        if self.is_cut and whole.endswith(joined(self.texts).strip()):
+        text = str(message.text)
+        if not self.is_assistant:
+            return text.strip() == self.texts[0].strip()
+        if self._is_told_by(text.split()):
             return True
-        return whole in _forms(self.texts)
+        before = before_question(text)
+        return before is not None and before.split() in [
+            form for end in range(len(self.texts) + 1) for form in _forms(self.texts[:end])
+        ]
+
+    def _is_told_by(self, shown: list[str]) -> bool:
+        """Whether these words are the answer, or the part of it that a client may have."""
+        if self.is_open:
+            return not shown or any(shown[: len(form)] == form for form in _forms(self.texts))
+        told = joined(self.texts).split()
+        if self.is_cut and shown[len(shown) - len(told) :] == told:
+            return True
+        return shown in _forms(self.texts)
 
     def rest_of(self, message: AnyMessage) -> str:
         """What a client has seen of this turn beyond what is stored of it: an answer that was broken off."""
         text = str(message.text)
-        if not self.is_open or QUESTION in text:
+        if not self.is_open or before_question(text) is not None:
             return ""
-        return text.strip().removeprefix(joined(self.texts).strip()).strip()
+        shown = text.split()
+        known = next((len(form) for form in _forms(self.texts) if shown[: len(form)] == form), 0)
+        return "".join(text.split(maxsplit=known)[known:]).strip()
 
 
-def _forms(texts: Sequence[str]) -> set[str]:
-    return {joined(texts).strip(), texts[-1].strip() if texts else ""}
+def _forms(texts: Sequence[str]) -> list[list[str]]:
+    """The words that a client may have of a run's texts: all of them, or those of the last text."""
+    return [joined(texts).split(), texts[-1].split() if texts else []]
 
 
 def joined(texts: Iterable[str]) -> str:
@@ -72,13 +84,35 @@ class Transcript:
     Attributes:
         turns: Its turns in order.
         is_shortened: Whether a summary stands before them in place of older ones.
+        is_asking: Whether it waits for a person.
     """
 
     turns: tuple[Turn, ...]
     is_shortened: bool = False
+    is_asking: bool = False
+
+    def unanswered(self) -> "Transcript":
+        """It without what a run did that failed before it had an answer; a question to a person is an answer."""
+        has_failed = bool(self.turns) and self.turns[-1].is_open and not self.is_asking
+        return replace(self, turns=self.turns[:-1]) if has_failed else self
+
+    def ends_with(self, sent: Sequence[AnyMessage]) -> bool:
+        """Whether these messages of the user stand at its end, unanswered."""
+        last = self.turns[-len(sent) :]
+        return len(last) == len(sent) and all(
+            not turn.is_assistant and turn.texts == (str(message.text),)
+            for turn, message in zip(last, sent, strict=True)
+        )
 
     def tail_of(self, sent: Sequence[AnyMessage]) -> list[AnyMessage] | None:
         """What a client that sends a whole conversation adds to this one; None where it sends another."""
+        tail, shown = self._behind(sent), self.unanswered()
+        if tail is not None or shown is self or not shown.turns:  # a summary alone would match anything
+            return tail
+        tail = shown.tail_of(sent)
+        return None if tail and isinstance(tail[0], AIMessage) else tail  # it shows another answer
+
+    def _behind(self, sent: Sequence[AnyMessage]) -> list[AnyMessage] | None:
         for begin in self._beginnings(len(sent)):
             end = begin + len(self.turns)
             if end <= len(sent) and all(map(Turn.reads_as, self.turns, sent[begin:])):
@@ -97,11 +131,11 @@ class Transcript:
 
     def equals(self, sent: Sequence[AnyMessage]) -> bool:
         """Whether a client that has seen this and nothing more would send this."""
-        return self.tail_of(sent) == []
+        return self._behind(sent) == []
 
 
-def transcript_of(messages: Sequence[AnyMessage]) -> Transcript:
-    """The transcript of a thread that holds these messages."""
+def transcript_of(messages: Sequence[AnyMessage], *, is_asking: bool = False) -> Transcript:
+    """The transcript of a thread that holds these messages, and perhaps waits for a person."""
     seen: list[Turn] = []
     is_shortened = False
     for message in messages:
@@ -111,7 +145,7 @@ def transcript_of(messages: Sequence[AnyMessage]) -> Transcript:
             seen.append(Turn(is_assistant=False, texts=(str(message.text),)))
         elif isinstance(message, AIMessage):
             _add(seen, message, is_first=is_shortened and not seen)
-    return Transcript(tuple(seen), is_shortened)
+    return Transcript(tuple(seen), is_shortened, is_asking)
 
 
 def _add(seen: list[Turn], message: AIMessage, *, is_first: bool) -> None:

@@ -19,6 +19,7 @@ Sdk = Callable[[ScriptedAgent], openai.AsyncOpenAI]
 AGENTS: dict[str, Any] = {
     "agent": {"openai_model": "muster-agent", "tools": {"own": ["tests.agent.runs.tools:send_mail"]}}
 }
+THREAD = "0b0e7c7e-3a55-4a4e-8a43-5a4f6f5a9a12"
 MAIL = CallTools([("send_mail", {"to": "ada"})], text="I shall write.")
 ASKED = """\
 This needs your approval, and nothing has been carried out yet:
@@ -140,10 +141,34 @@ async def _or_refused(asked: Coroutine[Any, Any, Any]) -> str:
         return f"{error.status_code} {error.param}"
 
 
-@pytest.mark.parametrize(
-    "output",
-    ["yes", "", "approved", "{}", '{"decisions": []}', '{"decisions": [{"type": "ok"}]}', "[1]", "null", "1"],
-)
+def _edit(action: Any) -> str:
+    return json.dumps({"type": "edit", "edited_action": action})
+
+
+DEEP: Any = json.loads("[" * 300 + "]" * 300)
+MALFORMED = [
+    *[
+        "yes",
+        "",
+        "approved",
+        "{}",
+        '{"decisions": []}',
+        '{"decisions": [{"type": "ok"}]}',
+        "[1]",
+        "null",
+        "1",
+    ],
+    *["edit", "respond", '{"decisions": ["approve"]}', '{"decisions": [{"type": ["approve"]}]}'],
+    *['{"decisions": [{"type": "edit"}]}', '{"decisions": [{"type": "respond", "message": "Sent."}]}'],
+    '{"decisions": [{"type": "approve"}, {"type": "approve"}]}',
+    '{"type": "reject", "message": 5}',
+    *[_edit("send_mail"), _edit({"name": "send_mail"}), _edit({"name": "send_mail", "args": 5})],
+    *[_edit({"name": 5, "args": {}}), _edit({"name": "other", "args": {}})],
+    pytest.param(_edit({"name": "send_mail", "args": {"to": DEEP}}), id="deep"),
+]
+
+
+@pytest.mark.parametrize("output", MALFORMED)
 async def test_what_is_not_understood_is_no_approval(sdk: Sdk, done: Path, output: str) -> None:
     """Anything but a clear answer is refused, and the question goes on waiting."""
     async with scripted_agent(MAIL, Say("Done."), agents=AGENTS) as agent, sdk(agent) as client:
@@ -159,6 +184,61 @@ async def test_what_is_not_understood_is_no_approval(sdk: Sdk, done: Path, outpu
         )
 
     assert caught.value.param == "input[0].output"
+    assert effects(done) == ["ada"]
+
+
+@pytest.mark.parametrize(
+    "resume",
+    [
+        {},
+        "approve",
+        {"decisions": [{"type": "edit"}]},
+        {"decisions": [{"type": "respond", "message": "Sent."}]},
+        {"decisions": []},
+        {"messages": [{"role": "user", "content": "yes"}]},
+    ],
+)
+async def test_a_wrong_answer_in_langgraphs_api(
+    http: httpx.AsyncClient, done: Path, resume: dict[str, Any] | str
+) -> None:
+    """It is refused whichever way it comes, and the question goes on waiting for a right one."""
+    async with scripted_agent(MAIL, Say("Done."), agents=AGENTS) as agent:
+        url, asked = f"{agent.url}/threads/{THREAD}", {"messages": [{"role": "user", "content": "Write."}]}
+        ask = {"assistant_id": "agent", "if_not_exists": "create"}
+        waits = (await http.post(f"{url}/runs/wait", json={**ask, "input": asked})).json()
+        (question,) = waits["__interrupt__"]
+        plain = await http.post(f"{url}/runs/wait", json={**ask, "command": {"resume": resume}})
+        by_id = {question["id"]: resume}
+        named = await http.post(f"{url}/runs", json={**ask, "command": {"resume": by_id}})
+        told = [
+            (await http.post(f"{url}/commands", json={"id": 1, "method": method, "params": params})).json()
+            for method, params in [
+                ("input.respond", {"interrupt_id": question["id"], "response": resume}),
+                ("run.start", {"assistant_id": "agent", "input": resume}),
+            ]
+        ]
+        assert not effects(done)
+        right = {"resume": {question["id"]: {"decisions": [{"type": "approve"}]}}}
+        await http.post(f"{url}/runs/wait", json={**ask, "command": right})
+
+    assert [answer.status_code for answer in (plain, named)] == [422, 422]
+    assert [each["error"] for each in told] == ["invalid_argument"] * 2
+    assert effects(done) == ["ada"]
+
+
+async def test_an_approval_that_is_sent_again(http: httpx.AsyncClient, done: Path) -> None:
+    """With its key it is the same response, though the question does not wait any more; without, it is refused."""
+    async with scripted_agent(MAIL, Say("Done."), agents=AGENTS) as agent:
+        url = f"{agent.url}/v1/responses"
+        asking = (await http.post(url, json={"model": "muster-agent", "input": "Write."})).json()
+        given = [{**_as_output(asking["output"][-1]), "output": "approve"}]
+        body = {"model": "muster-agent", "previous_response_id": asking["id"], "input": given}
+        answers = [await http.post(url, json=body, headers={"idempotency-key": "k"}) for _ in range(2)]
+        other = await http.post(url, json=body, headers={"idempotency-key": "other"})
+
+    assert answers[0].json() == answers[1].json()
+    assert (answers[1].status_code, answers[1].json()["status"]) == (200, "completed")
+    assert other.status_code == 400
     assert effects(done) == ["ada"]
 
 

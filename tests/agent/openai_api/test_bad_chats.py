@@ -21,6 +21,13 @@ def _message(**fields: Any) -> bytes:
     return _body(messages=[{**USER, **fields}])
 
 
+def _nested(levels: int) -> dict[str, Any]:
+    schema: dict[str, Any] = {}
+    for _ in range(levels):
+        schema = {"not": schema}
+    return schema
+
+
 # body, status, param
 WRONG: dict[str, tuple[bytes, int, str | None]] = {
     "empty": (b"", 400, None),
@@ -86,6 +93,11 @@ WRONG: dict[str, tuple[bytes, int, str | None]] = {
     "seed": (_body(seed=2**70), 400, "seed"),
     "form": (_body(response_format={"type": "poem"}), 400, "response_format.type"),
     "form without schema": (_body(response_format={"type": "json_schema"}), 400, "response_format"),
+    "deep form": (
+        _body(response_format={"type": "json_schema", "json_schema": {"name": "n", "schema": _nested(250)}}),
+        400,
+        None,
+    ),
     "metadata type": (_body(metadata="t"), 400, "metadata"),
     "cache key type": (_body(prompt_cache_key=1), 400, "prompt_cache_key"),
     "many stops": (_body(stop=["x"] * 10_000), 400, None),

@@ -31,6 +31,21 @@ async def test_a_conversation_is_made_changed_and_deleted(sdk: Sdk) -> None:
     assert (deleted.id, deleted.deleted, deleted.object) == (made.id, True, "conversation.deleted")
 
 
+async def test_the_metadata_of_a_conversation(sdk: Sdk) -> None:
+    """It is the client's whatever the names are, and a change replaces all of it."""
+    told = {"source": "web", "graph_id": "g", "topic": "sums"}
+    async with scripted_agent(Say("one")) as agent, sdk(agent) as client:
+        made = await client.conversations.create(metadata=told)
+        response = await client.responses.create(model=MODEL, input="A", conversation=made.id)
+        changed = await client.conversations.update(made.id, metadata={"source": "responses"})
+        await client.responses.delete(response.id)
+        known = await client.conversations.retrieve(made.id)
+
+    assert made.metadata == told
+    assert changed == known
+    assert known.metadata == {"source": "responses"}
+
+
 async def test_responses_in_a_conversation(sdk: Sdk) -> None:
     """Each knows all before it, what the conversation was made with included; chats and threads are the same."""
     given: Any = [{"type": "message", "role": "user", "content": "I am Bob."}]

@@ -116,6 +116,50 @@ def test_what_a_graph_says_of_itself_is_not_repeated() -> None:
     assert ended.failure.status == 500
 
 
+ASKED: tuple[str, Any] = ("updates", {"model": {"messages": []}})
+
+
+@pytest.mark.parametrize(
+    ("events", "status", "may"),
+    [
+        ([], 429, True),
+        ([], 503, True),
+        ([], 502, False),
+        ([], 504, False),
+        ([ASKED], 429, False),
+        ([ASKED], 503, False),
+    ],
+)
+def test_a_run_that_did_something_is_not_repeated(
+    events: list[tuple[str, Any]], status: int, may: bool
+) -> None:
+    """Only a run whose first call the proxy turned away may be asked for again."""
+    failed = ("error", complaint_of(Failure(status, "?")))
+    *_, ended = _read(BEGUN, *events, failed, ("end", {"status": "error", "result": {}}))
+
+    assert ended.failure.may_be_repeated is may
+    assert ended.failure.headers == ({} if may else {"x-should-retry": "false"})
+
+
+def test_a_summary_tells_what_it_cost() -> None:
+    """Its call counts where it is made; another behind it was counted before, and what is no number counts nothing."""
+    spent = {"input_tokens": 100, "output_tokens": 20, "input_token_details": {"cache_creation": 7}}
+    removed = {"type": "remove", "id": "__remove_all__"}
+    summary = {"type": "human", "id": "s", "content": "S", "additional_kwargs": {"muster_usage": spent}}
+    answer = {**_message("a", "one"), "usage_metadata": {"input_tokens": 10, "output_tokens": 5}}
+    reader = Reader("model")
+    events = [
+        _update(removed, summary, answer),
+        _update(removed, {**summary, "additional_kwargs": {}}, summary),
+    ]
+    events.append(_update(removed, {**summary, "additional_kwargs": {"muster_usage": {"input_tokens": "x"}}}))
+    for seq, (name, data) in enumerate(events, 1):
+        _ = list(reader.read(StoredEvent(seq, 1, name, orjson.dumps(data))))
+
+    assert (reader.usage.input_tokens, reader.usage.output_tokens) == (110, 25)
+    assert reader.usage.cache_write_tokens == 7
+
+
 def test_a_graph_that_runs_out_of_steps() -> None:
     """It ends with what was said, at its limit."""
     told = _read(("error", {"error": "GraphRecursionError", "message": ""}), ("end", {"status": "error"}))

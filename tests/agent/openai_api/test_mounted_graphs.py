@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+import httpx
 import openai
 
 from muster_agent.testing import ScriptedAgent, scripted_agent
@@ -9,6 +10,18 @@ from muster_agent.testing import ScriptedAgent, scripted_agent
 Sdk = Callable[[ScriptedAgent], openai.AsyncOpenAI]
 
 AGENTS = {"mine": {"graph": "tests.agent.openai_api.chat_graphs:builder"}}
+
+
+async def test_a_conversation_that_no_graph_takes(http: httpx.AsyncClient) -> None:
+    """Where it is not known that any agent has messages, a conversation with items is refused, and none is made."""
+    async with scripted_agent(agents=AGENTS) as agent:
+        items = [{"role": "user", "content": "?"}]
+        refused = await http.post(f"{agent.url}/v1/conversations", json={"items": items})
+        made = await http.post(f"{agent.url}/v1/conversations", json={})
+        threads = (await http.post(f"{agent.url}/threads/search", json={})).json()
+
+    assert (refused.status_code, refused.json()["error"]["param"]) == (400, "items")
+    assert (made.status_code, len(threads)) == (200, 1)
 
 
 async def test_a_mounted_graph_answers(sdk: Sdk) -> None:

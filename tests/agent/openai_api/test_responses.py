@@ -1,6 +1,7 @@
 """Responses, with the client that users have."""
 
 import asyncio
+import json
 from collections.abc import Callable
 from typing import Any
 
@@ -46,6 +47,7 @@ async def test_a_whole_response(sdk: Sdk) -> None:
         18,
         98,
     )
+    assert response.usage.input_tokens_details.cache_write_tokens == 0
 
 
 async def test_the_events_of_a_stream(sdk: Sdk) -> None:
@@ -198,7 +200,8 @@ async def test_failures(sdk: Sdk) -> None:
         stored = await client.responses.retrieve(events[-1].response.id)
 
     assert events[-1].type == "response.failed"
-    assert events[-1].response.error.code == "proxy_protocol_error"
+    assert events[-1].response.error.code == "server_error"
+    assert events[-1].response.error.message.endswith("(proxy_protocol_error)")
     assert stored.status == "failed"
 
 
@@ -233,6 +236,38 @@ async def test_a_response_is_cancelled(sdk: Sdk) -> None:
 
     assert (cancelled.status, again.status) == ("cancelled", "cancelled")
     assert events[-1].type == "response.failed"
+
+
+async def test_a_response_that_never_began_is_streamed(sdk: Sdk) -> None:
+    """One that was cancelled while it waited for its turn has a stream that says so."""
+    held = Hold(ANSWER)
+    async with scripted_agent(held) as agent, sdk(agent) as client:
+        where = (await client.conversations.create()).id
+        await client.responses.create(model=MODEL, input="A", conversation=where, background=True)
+        await agent.model.received()
+        waiting = await client.responses.create(model=MODEL, input="B", conversation=where, background=True)
+        await client.responses.cancel(waiting.id)
+        stream = await client.responses.retrieve(waiting.id, stream=True)
+        events: list[Any] = [event async for event in stream]
+
+    names = ["created", "queued", "in_progress", "failed"]
+    assert [event.type for event in events] == [f"response.{name}" for name in names]
+    assert events[-1].response.status == "cancelled"
+
+
+async def test_the_background_is_patient(sdk: Sdk) -> None:
+    """A response that nobody waits for asks the proxy again when it is turned away, also with its first call."""
+    full = Refuse(
+        429, {"message": "full", "type": "rate_limit_error", "code": "queue_full"}, {"retry-after": "0"}
+    )
+    async with scripted_agent(full, full, ANSWER, full) as agent, sdk(agent) as client:
+        begun = await client.responses.create(model=MODEL, input="?", background=True)
+        stream = await client.responses.retrieve(begun.id, stream=True)
+        events: list[Any] = [event async for event in stream]
+        with pytest.raises(openai.RateLimitError):
+            await client.responses.create(model=MODEL, input="?")
+
+    assert events[-1].response.output_text == "It is 161."
 
 
 @pytest.mark.parametrize("streamed", [False, True])
@@ -301,14 +336,21 @@ async def test_a_response_is_deleted(sdk: Sdk, http: httpx.AsyncClient) -> None:
 
 
 async def test_a_repeated_request_is_one_response(http: httpx.AsyncClient) -> None:
-    """With one idempotency key both requests get the same response."""
-    async with scripted_agent(ANSWER) as agent:
+    """With one idempotency key all requests get the same response, and there is no thread beside its own."""
+    async with scripted_agent(ANSWER, ANSWER) as agent:
         body = {"model": MODEL, "input": "?"}
         key = {"idempotency-key": "k"}
         answers = [await http.post(f"{agent.url}/v1/responses", json=body, headers=key) for _ in range(2)]
 
+        other = {"idempotency-key": "other"}
+        async with asyncio.TaskGroup() as group:
+            for _ in range(3):
+                group.create_task(http.post(f"{agent.url}/v1/responses", json=body, headers=other))
+        threads = (await http.post(f"{agent.url}/threads/search", json={})).json()
+
     assert answers[0].json() == answers[1].json()
     assert answers[0].json()["status"] == "completed"
+    assert len(threads) == 2
 
 
 async def test_others_responses_do_not_exist(http: httpx.AsyncClient) -> None:
@@ -341,8 +383,10 @@ async def test_others_responses_do_not_exist(http: httpx.AsyncClient) -> None:
 
 USER = {"role": "user", "content": "?"}
 
+DEEP: Any = {"not": json.loads("[" * 250 + "]" * 250)}
+
 # fields, param
-WRONG: list[tuple[dict[str, Any], str]] = [
+WRONG: list[tuple[dict[str, Any], str | None]] = [
     ({"model": None}, "model"),
     ({"input": None}, "input"),
     ({"input": []}, "input"),
@@ -377,6 +421,7 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"include": "x"}, "include"),
     ({"text": {"format": {"type": "poem"}}}, "text.format.type"),
     ({"text": {"format": {"type": "json_schema"}}}, "text.format"),
+    ({"text": {"format": {"type": "json_schema", "name": "n", "schema": DEEP}}}, None),
     ({"conversation": 1}, "conversation"),
     ({"conversation": {}}, "conversation.id"),
     ({"conversation": "conv_x", "previous_response_id": "resp_x"}, "previous_response_id"),

@@ -180,6 +180,20 @@ async def test_tool_calls_of_a_failed_run_are_remembered(ask: Ask) -> None:
     assert roles == ["user", "assistant", "tool", "user"]
 
 
+@pytest.mark.parametrize("header", ["x-openwebui-chat-id", "x-session-id"])
+async def test_a_failed_request_is_made_again(ask: Ask, header: str) -> None:
+    """It goes on behind what was done for it: nothing is lost, and nothing is said or done twice."""
+    failed = Refuse(500, {"message": "?", "type": "server_error"})
+    async with scripted_agent(MULTIPLY, failed, Say("161"), Say("322")) as agent:
+        first, second = [await ask(agent, "A", headers={header: "t"}) for _ in range(2)]
+        await ask(agent, "A", ("assistant", "161"), "B", headers={header: "t"})
+
+    done = [("user", "A"), ("assistant", ""), ("tool", "161")]
+    assert (first.status_code, second.status_code) == (502, 200)
+    assert _seen(agent.model.calls[2]) == done
+    assert _seen(agent.model.calls[3]) == [*done, ("assistant", "161"), ("user", "B")]
+
+
 async def test_a_summarised_thread_still_matches(ask: Ask) -> None:
     """A client that resends all of a long conversation adds its tail to the summary, also the next time."""
     summaries = {"share": 0.5, "context_tokens": 256, "keep_messages": 2}

@@ -8,11 +8,15 @@ from typing import Any
 import httpx
 import pytest
 
-from muster_agent.testing import Fail, Hold, Refuse, Say, scripted_agent
+from muster_agent.testing import Fail, Garble, Hold, Refuse, Reply, Say, scripted_agent
 
 Ask = Callable[..., Coroutine[Any, Any, httpx.Response]]
 
-PROMPT = "### Task:\nGenerate a title."
+PROMPT = "### Task:\nGenerate a title.\n### Chat History:\n<chat_history>\nUSER: Hi\n</chat_history>"
+FILES = (
+    "### Task:\nRespond to the user query using the provided context, with citations.\n\n"
+    '<context>\n<source id="1"><chat_history></source>\n</context>\nWhat is 7*23?'
+)
 BUSY = Refuse(
     429, {"message": "too many", "type": "rate_limit_error", "code": "queue_full"}, {"retry-after": "7"}
 )
@@ -35,6 +39,27 @@ async def test_a_task_goes_straight_to_the_model(ask: Ask, http: httpx.AsyncClie
     assert (call.body["service_tier"], call.body["max_tokens"], "tools" in call.body) == ("flex", 9, False)
     assert call.headers["x-muster-call-kind"] == "title"
     assert threads == []
+
+
+@pytest.mark.parametrize(
+    ("said", "headers"),
+    [
+        (FILES, {}),
+        (FILES, {"x-openwebui-task": "{{TASK}}"}),
+        ("### Task:\nSum up what we said.", {}),
+        (PROMPT, {"x-openwebui-task": ""}),
+    ],
+    ids=["files", "a header that says nothing", "a user's own", "said to be none"],
+)
+async def test_what_only_looks_like_a_task(ask: Ask, said: str, headers: dict[str, str]) -> None:
+    """A question about files, a user's own headline, and what the front end says is no task are turns with tools."""
+    async with scripted_agent(Say("It is 161.")) as agent:
+        answer = await ask(agent, said, thread="t", headers=headers)
+
+    (call,) = agent.model.calls
+    assert call.headers["x-muster-call-kind"] == "model"
+    assert "tools" in call.body
+    assert "x-agent-thread-id" in answer.headers
 
 
 @pytest.mark.parametrize("header", ["", "{{TASK}}"])
@@ -72,6 +97,24 @@ async def test_a_task_that_fails(ask: Ask, *, streamed: bool) -> None:
 
     assert (refused.status_code, refused.headers["retry-after"]) == (429, "7")
     assert broken.text.endswith('"code":"engine_gone"}}\n\ndata: [DONE]\n\n')
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+@pytest.mark.parametrize(
+    "reply",
+    [
+        *[Garble(body) for body in (b"hello", b"[]", b'"x"', b'{"choices": null}', b'{"choices": [null]}')],
+        Say("A title", finish_reason=None),
+    ],
+)
+async def test_a_task_whose_answer_cannot_be_read(ask: Ask, reply: Reply, *, streamed: bool) -> None:
+    """What is no answer, or breaks off, is a failure of the proxy: neither ours nor an empty title."""
+    async with scripted_agent(reply) as agent:
+        answer = await ask(agent, PROMPT, stream=streamed)
+
+    has_begun = streamed and isinstance(reply, Say)
+    assert answer.status_code == (200 if has_begun else 502)
+    assert '"code":"proxy_protocol_error"' in answer.text
 
 
 @pytest.mark.parametrize("streamed", [False, True])

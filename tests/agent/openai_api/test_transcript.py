@@ -39,6 +39,28 @@ def test_white_space_at_the_ends_is_no_edit() -> None:
     assert _tail([HumanMessage("A"), AIMessage(" a\n")], "A", "a", "B") == ["B"]
 
 
+def test_texts_that_are_joined_otherwise() -> None:
+    """A front end that puts one line break between the texts of a run, or none in a text, still matches."""
+    stored: list[AnyMessage] = [*WORKING, AIMessage("one\n\n  two")]
+
+    assert _tail(stored, "A", "let me see\none\n\ntwo", "B") == ["B"]
+    assert _tail(stored, "A", "one two", "B") == ["B"]
+    assert _tail(stored, "A", "onetwo", "B") is None
+    assert _tail(WORKING, "A", "let me\nsee\nhalf an\n\nans", "B") == ["half an\n\nans", "B"]
+
+    # What the user wrote is compared as it is: code that is indented otherwise is other code.
+    assert _tail([HumanMessage("if a:\n  b"), AIMessage("c")], "if a:\n b", "c", "D") is None
+
+
+def test_a_run_that_failed_may_be_missing() -> None:
+    """A client that was told of a failure has no answer: what the run did stays, and what is sent goes behind it."""
+    assert _tail(WORKING, "A") == []
+    assert _tail(WORKING, "A", "", "B") == ["B"]
+    assert transcript_of(WORKING).tail_of([HumanMessage("A"), HumanMessage("B")]) == [HumanMessage("B")]
+    assert transcript_of(WORKING, is_asking=True).tail_of([HumanMessage("A")]) is None
+    assert _tail([SUMMARY, *WORKING[1:]], "A") is None
+
+
 def test_an_answer_that_was_broken_off_is_kept() -> None:
     """What a client has seen of an answer that is not stored becomes part of the conversation."""
     assert _tail([HumanMessage("A")], "A", "half an ans", "B") == ["half an ans", "B"]
@@ -54,6 +76,14 @@ def test_a_question_is_no_part_of_the_conversation() -> None:
     assert _tail(WORKING[:2], "A", f"let me see\n\n{asked}", "B") == ["B"]
     assert _tail(WORKING[:2], "A", asked, "B") == ["B"]
     assert _tail(approved, "A", f"let me see\n\n{asked}", "B") == ["B"]
+
+
+def test_an_answer_that_speaks_of_approval() -> None:
+    """Only what an answer ends with is a question; a model may use the same words."""
+    text = "Note: This needs your approval, and nothing has been carried out yet: ask your manager."
+
+    assert _tail([*WORKING, AIMessage(text)], "A", text, "B") == ["B"]
+    assert _tail(WORKING, "A", f"let me see\n\n{text}", "B") == [text, "B"]
 
 
 def test_a_summary_stands_for_any_beginning() -> None:

@@ -4,7 +4,7 @@ import asyncio
 import itertools
 import operator
 from collections.abc import Sequence
-from typing import Annotated, Any, TypedDict
+from typing import Annotated, Any, TypedDict, cast
 
 from langchain_core.runnables import RunnableConfig
 from langgraph.channels.delta import DeltaChannel  # pyright: ignore[reportMissingTypeStubs] - typed inline
@@ -117,10 +117,6 @@ async def _ask_b(_state: Said) -> Said:
     return {"log": [f"b={answer}"]}
 
 
-_two: StateGraph[Any, Any, Any, Any] = StateGraph(Said)
-for _name, _node in (("a", _ask_a), ("b", _ask_b)):
-    _two.add_node(_name, _node)
-    _two.add_edge(START, _name)
-    _two.add_edge(_name, END)
+_two = _graph(Said, b=_ask_b).add_node("a", cast("Any", _ask_a)).add_edge(START, "a").add_edge("a", END)
 asking_twice = _two.compile()
 asking_once = _graph(Said, b=_ask_b).compile()

@@ -3,7 +3,6 @@
 import asyncio
 import sqlite3
 from collections.abc import AsyncGenerator
-from pathlib import Path
 from typing import Any
 
 import psycopg
@@ -25,20 +24,30 @@ from muster_agent.runs.records import (
     ThreadStatus,
 )
 from muster_agent.runs.tables import RUNS, SCHEMA, THREADS
-from muster_agent.testing import Hold, Say
+from muster_agent.testing import Hold, ModelCall, Reply, Say
 from muster_storage import Database, open_database
 from tests.agent.runs.conftest import Start
 from tests.agent.runs.test_runs import asks
 
 
+def late(_call: ModelCall) -> Reply:
+    """The model has not answered yet."""
+    return Hold(Say("late"))
+
+
+def hello(_call: ModelCall) -> Reply:
+    """The model answers."""
+    return Say("Hello.")
+
+
 async def test_more_runs_are_left_than_may_run_at_once(start: Start) -> None:
     """A process that takes them over in parts comes to all of them."""
-    async with start(improvise=lambda _: Hold(Say("late"))) as (agent, client):
+    async with start(improvise=late) as (agent, client):
         threads = [(await client.threads.create())["thread_id"] for _ in range(5)]
         runs = [await client.runs.create(thread, "agent", input=asks("hi")) for thread in threads]
         for _ in runs:
             await agent.model.received()
-    async with start(improvise=lambda _: Say("Hello."), runs_at_once=2) as (_agent, client):
+    async with start(improvise=hello, runs_at_once=2) as (_agent, client):
         for run in runs:
             await client.runs.join(run["thread_id"], run["run_id"])
             assert (await client.runs.get(run["thread_id"], run["run_id"]))["status"] == "success"
@@ -179,7 +188,7 @@ async def test_whoever_comes_back_elsewhere_has_not_left(database: Database) -> 
 @pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
 async def test_a_restarted_database_costs_no_run(start: Start, database_url: str) -> None:
     """Connections that it has dropped meanwhile are made anew before a state is written with them."""
-    async with start(improvise=lambda _: Say("Hello.")) as (_agent, client):
+    async with start(improvise=hello) as (_agent, client):
         threads = [(await client.threads.create())["thread_id"] for _ in range(4)]
         async with asyncio.TaskGroup() as group:
             for thread in threads:

@@ -8,7 +8,7 @@ from langchain_core.messages import AnyMessage, ToolMessage
 from langgraph.prebuilt.tool_node import ToolCallRequest
 
 from muster_agent.agents.middleware.tool_errors import ToolHandler, ToolResult, refusal
-from muster_agent.agents.turns import NO_MORE_TOOLS, earlier_calls, results
+from muster_agent.agents.turns import NO_MORE_TOOLS, earlier_calls, same_as
 
 
 class ToolLimits(AgentMiddleware[AgentState[Any], Any, Any]):
@@ -34,11 +34,10 @@ class ToolLimits(AgentMiddleware[AgentState[Any], Any, Any]):
         if len(earlier) >= self._most:
             text = f"Error: no more tool calls: {self._most} were made. Answer with what you know."
             return _last_word(refusal(request, text))
-        this = (call["name"], repr(sorted(call["args"].items())))
-        if earlier.count(this) >= self._most_same:
+        same = same_as(call, earlier)
+        if len(same) >= self._most_same:
             # Not an error: a small model repeats what it is told last, and this is what it asked for.
-            known = results(messages)[earlier.index(this)]
-            again = "" if known is None else str(known.text)
+            again = same[0].result or ""
             return _last_word(refusal(request, again).model_copy(update={"status": "success"}))
         return await handler(request)
 

@@ -1,23 +1,19 @@
 """What happens around each call of the model."""
 
-import asyncio
-import random
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, cast
 
-import openai
 from langchain.agents import AgentState
 from langchain.agents.middleware import AgentMiddleware, ModelRequest, ModelResponse
 from langchain_core.messages import AIMessage, SystemMessage, ToolCall
 
-from muster_agent import failures, identity
+from muster_agent import identity
 from muster_agent.agents.context import AgentContext, context_of
+from muster_agent.agents.middleware.answers import checked
+from muster_agent.agents.middleware.asking import answered
 from muster_agent.agents.turns import has_had_enough, model_calls, sendable
 from muster_agent.models import ModelName
-from muster_agent.wire import encodable
-
-_LONGEST_WAIT_S = 60.0
 
 STOPPED_BY = "stopped_by"
 """In an answer's `response_metadata`: the limit that ended the run."""
@@ -69,14 +65,8 @@ class ModelCalls(AgentMiddleware[AgentState[Any], AgentContext, Any]):
         if made >= self._rules.most_calls:
             return ModelResponse(result=[_given_up(made)])
         identity.begin_step(made + 1)
-        try:
-            response = await _admitted(handler, await self._prepared(request), is_first=made == 0)
-        except openai.OpenAIError as error:
-            raise failures.of_model_call(error) from error
-        except failures.Failure:
-            raise
-        except Exception as error:  # the SDK raises whatever a broken answer leads to
-            raise failures.unreadable_answer() from error
+        prepared = await self._prepared(request)
+        response = await answered(lambda: handler(prepared), is_first=made == 0)
         answer = checked(cast("AIMessage", response.result[-1]))
         return ModelResponse(result=[self._with_fewer_calls(answer)])
 
@@ -113,64 +103,8 @@ class ModelCalls(AgentMiddleware[AgentState[Any], AgentContext, Any]):
         )
 
 
-async def _admitted(
-    handler: Callable[[ModelRequest[AgentContext]], Awaitable[ModelResponse[Any]]],
-    request: ModelRequest[AgentContext],
-    *,
-    is_first: bool,
-) -> ModelResponse[Any]:
-    """Call the model; a call that the proxy turns away is made again when the proxy says so, until the run's deadline.
-
-    This is the one place where the agent tries again, and the one thing it tries again: 429 and 503 with `retry-after`
-    mean that nothing was done. What fails in an engine is the proxy's to try again. A run whose client waits for the
-    first call is not kept waiting here: the client is told, and tries again itself.
-    """
-    while True:
-        try:
-            return await handler(request)
-        except openai.APIStatusError as error:
-            wait_s = _retry_after_s(error)
-            if wait_s is None or (is_first and not identity.is_patient()):
-                raise
-            # Those that were turned away together must not come back together.
-            await asyncio.sleep(wait_s * random.uniform(1.0, 1.5))  # noqa: S311 - no secret
-            identity.count_retry()
-
-
-def _retry_after_s(error: openai.APIStatusError) -> float | None:
-    if error.status_code not in {429, 503}:
-        return None
-    given = str(error.response.headers.get("retry-after", ""))
-    return min(float(given), _LONGEST_WAIT_S) if given.isascii() and given.isdecimal() else None
-
-
 def _given_up(calls: int) -> AIMessage:
     return AIMessage(
         f"I stopped after {calls} steps without finding an answer.",
         response_metadata={"finish_reason": "length", STOPPED_BY: "model_calls"},
     )
-
-
-def checked(message: AIMessage) -> AIMessage:
-    """A model's answer, fit to be kept and sent back.
-
-    Raises:
-        Failure: It ended without saying why, which is how a broken stream looks from here.
-    """
-    reason: object = message.response_metadata.get("finish_reason")
-    if not reason:
-        raise failures.unreadable_answer()
-    calls: list[ToolCall] = list(message.tool_calls)
-    if reason != "length":
-        # Arguments that are no JSON would end the run without an answer. Called with none, the tool says
-        # what it expects, and the model can mend its call.
-        calls += [
-            ToolCall(name=call["name"] or "", args={}, id=call["id"], type="tool_call")
-            for call in message.invalid_tool_calls
-        ]
-    update: dict[str, Any] = {
-        "content": encodable(message.content),
-        "tool_calls": encodable(calls),
-        "invalid_tool_calls": [],
-    }
-    return message.model_copy(update=update)
