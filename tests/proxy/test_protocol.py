@@ -24,6 +24,7 @@ from muster_proxy.settings import ProxySettings, UpstreamSettings
 from muster_proxy.testing import Endless, FakeVllm, RawEngine, Reply
 from muster_proxy.testing.raw_http import STREAM_HEAD, chunk, event
 from tests.proxy.asking import body as asked
+from tests.proxy.processes import proxy_process
 from tests.proxy.raw_client import RawClient, ask, request
 
 App: TypeAlias = Callable[[Scope, Receive, Send], Awaitable[None]]
@@ -985,19 +986,6 @@ async def test_a_slow_reader_holds_its_engine_back_and_loses_its_slot() -> None:
         assert "\nmuster_in_flight 0.0" in metrics
 
 
-@contextlib.asynccontextmanager
-async def few_descriptors(url: str, port: int, count: int) -> AsyncGenerator[Path]:
-    """A proxy as a process that may open so many descriptors; the block has the folder that lists them."""
-    command = (sys.executable, "-m", "muster_proxy", "proxy", "--upstream", url, "--port", str(port))
-    process = await asyncio.create_subprocess_exec(*command)
-    resource.prlimit(process.pid, resource.RLIMIT_NOFILE, (count, count))
-    try:
-        yield Path(f"/proc/{process.pid}")
-    finally:
-        process.terminate()
-        assert await process.wait() == 0
-
-
 async def until_ready(port: int) -> None:
     """Wait until a proxy is there and has an engine."""
     while True:
@@ -1014,18 +1002,20 @@ def cpu_ticks(process: Path) -> int:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="descriptors and times are read in /proc")
-async def test_a_proxy_without_descriptors_goes_on_with_what_it_has(fake: FakeVllm, unused_port: int) -> None:
+async def test_a_proxy_without_descriptors_goes_on_with_what_it_has(fake: FakeVllm) -> None:
     """A stream that runs is not disturbed, nothing spins, and new clients are served when old ones have gone."""
     gate = asyncio.Event()
     fake.script(Reply(pauses_after=1, resume=gate))
-    async with few_descriptors(fake.url, unused_port, 64) as process:
-        await until_ready(unused_port)
-        async with RawClient.connected(unused_port) as client:
+    async with proxy_process(fake) as proxy:
+        resource.prlimit(proxy.process.pid, resource.RLIMIT_NOFILE, (64, 64))
+        process = Path(f"/proc/{proxy.process.pid}")
+        await until_ready(proxy.port)
+        async with RawClient.connected(proxy.port) as client:
             client.send(chat(stream=True))
             await client.read_until(b"\n\n")
             async with contextlib.AsyncExitStack() as stack:
                 for _ in range(100):
-                    await stack.enter_async_context(RawClient.connected(unused_port))
+                    await stack.enter_async_context(RawClient.connected(proxy.port))
                 while len(list((process / "fd").iterdir())) < 60:
                     await asyncio.sleep(0.01)
                 before = cpu_ticks(process)
@@ -1033,8 +1023,10 @@ async def test_a_proxy_without_descriptors_goes_on_with_what_it_has(fake: FakeVl
                 assert cpu_ticks(process) - before < 50
                 gate.set()
                 assert (await client.read_until(b"0\r\n\r\n")).endswith(b"data: [DONE]\n\n\r\n0\r\n\r\n")
-        await until_ready(unused_port)
-        assert (await ask(unused_port, chat())).status == 200
+        await until_ready(proxy.port)
+        assert (await ask(proxy.port, chat())).status == 200
+        proxy.process.terminate()
+        assert await proxy.process.wait() == 0
 
 
 async def test_a_connection_that_comes_long_after_its_protocol_is_closed_when_it_is_overdue() -> None:

@@ -3,35 +3,28 @@
 import asyncio
 import contextlib
 import signal
-import sys
-from asyncio.subprocess import PIPE, Process
 from collections.abc import AsyncGenerator
 
 import httpx
 
 from muster_proxy.testing import FakeVllm, Reply
 from tests.proxy.asking import open_stream, post
+from tests.proxy.processes import ProxyProcess, proxy_process
 
 
 @contextlib.asynccontextmanager
 async def _proxy(
-    engine: FakeVllm, port: int, **settings: float
-) -> AsyncGenerator[tuple[Process, httpx.AsyncClient]]:
+    engine: FakeVllm, **settings: float
+) -> AsyncGenerator[tuple[ProxyProcess, httpx.AsyncClient]]:
     """A proxy as a process of its own, that is ready."""
     variables = {f"MUSTER_PROXY_{name.upper()}": str(value) for name, value in settings.items()}
-    command = (sys.executable, "-m", "muster_proxy", "proxy", "--upstream", engine.url, "--port", str(port))
-    process = await asyncio.create_subprocess_exec(*command, env=variables, stdout=PIPE, stderr=PIPE)
-    try:
-        async with httpx.AsyncClient(
-            base_url=f"http://127.0.0.1:{port}", trust_env=False, timeout=30
-        ) as client:
-            while not await _is_ready(client):
-                await asyncio.sleep(0.02)
-            yield process, client
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            process.kill()
-        await process.communicate()
+    async with (
+        proxy_process(engine, **variables) as proxy,
+        httpx.AsyncClient(base_url=proxy.url, trust_env=False, timeout=30) as client,
+    ):
+        while not await _is_ready(client):
+            await asyncio.sleep(0.02)
+        yield proxy, client
 
 
 async def _is_ready(client: httpx.AsyncClient) -> bool:
@@ -41,36 +34,36 @@ async def _is_ready(client: httpx.AsyncClient) -> bool:
         return False
 
 
-async def test_a_stream_under_way_is_finished(engine: FakeVllm, unused_port: int) -> None:
+async def test_a_stream_under_way_is_finished(engine: FakeVllm) -> None:
     """SIGTERM ends the process when its last answer is whole, with status 0."""
     resume = asyncio.Event()
     engine.script(Reply("one two three", pauses_after=2, resume=resume))
-    async with _proxy(engine, unused_port) as (process, client):
+    async with _proxy(engine) as (proxy, client):
         async with open_stream(client) as answer:
             lines = answer.aiter_lines()
             await anext(lines)
-            process.send_signal(signal.SIGTERM)
-            while await _accepts(unused_port):
+            proxy.process.send_signal(signal.SIGTERM)
+            while await _accepts(proxy.port):
                 await asyncio.sleep(0.02)
             resume.set()
             rest = [line async for line in lines if line]
         assert rest[-1] == "data: [DONE]"
         assert "error" not in "".join(rest)
-        assert await process.wait() == 0
+        assert await proxy.process.wait() == 0
 
 
-async def test_what_cannot_finish_in_time_is_told(engine: FakeVllm, unused_port: int) -> None:
+async def test_what_cannot_finish_in_time_is_told(engine: FakeVllm) -> None:
     """A stream ends with an error event, a request that waits for its answer with a 503."""
     engine.script(
         Reply("one two three", pauses_after=2, resume=asyncio.Event()), Reply(release=asyncio.Event())
     )
-    async with _proxy(engine, unused_port, drain_s=1) as (process, client), open_stream(client) as answer:
+    async with _proxy(engine, drain_s=1) as (proxy, client), open_stream(client) as answer:
         lines = answer.aiter_lines()
         await anext(lines)
         waiting = asyncio.ensure_future(post(client))
         await engine.arrived.acquire()
         await engine.arrived.acquire()
-        process.send_signal(signal.SIGTERM)
+        proxy.process.send_signal(signal.SIGTERM)
         rest = [line async for line in lines if line]
         refused = await waiting
 
@@ -79,12 +72,10 @@ async def test_what_cannot_finish_in_time_is_told(engine: FakeVllm, unused_port:
     assert (refused.status_code, refused.json()["error"]["code"]) == (503, "server_shutting_down")
 
 
-async def test_it_is_not_ready_at_once_and_takes_requests_until_others_know(
-    engine: FakeVllm, unused_port: int
-) -> None:
+async def test_it_is_not_ready_at_once_and_takes_requests_until_others_know(engine: FakeVllm) -> None:
     """With `stop_delay_s`, a request that comes after SIGTERM is still answered."""
-    async with _proxy(engine, unused_port, stop_delay_s=60) as (process, client):
-        process.send_signal(signal.SIGTERM)
+    async with _proxy(engine, stop_delay_s=60) as (proxy, client):
+        proxy.process.send_signal(signal.SIGTERM)
         while await _is_ready(client):
             await asyncio.sleep(0.02)
 
