@@ -1,11 +1,12 @@
 """The tools that search and read a folder of documents, on real folders and real index files."""
 
+import asyncio
 import os
 import shutil
 import sqlite3
 import sys
 from collections.abc import Callable, Sequence
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, closing
 from pathlib import Path
 from typing import Any
 
@@ -512,6 +513,52 @@ async def test_many_ask_at_once(folder: Path) -> None:
     assert sorted(line for answer in answers for line in firsts(answer)) == sorted(
         f"new{number}.txt:1" for number in range(30)
     )
+
+
+async def cancelled_in_the_middle(tools: Sequence[BaseTool], folder: Path, index: Path) -> None:
+    """Cancel a call that is taking many new documents into the index."""
+    for number in range(300):
+        (folder / f"{number}.txt").write_text(f"barley number{number} " * 200, "utf-8")
+    with closing(sqlite3.connect(index, timeout=0, isolation_level=None)) as other:
+        task = asyncio.create_task(search(tools, "barley"))
+        while not is_being_written(other):
+            await anyio.sleep(0.001)
+    task.cancel()
+    await asyncio.wait([task])
+    assert task.cancelled()
+
+
+def is_being_written(connection: sqlite3.Connection) -> bool:
+    """Whether somebody is in a transaction that writes."""
+    try:
+        connection.execute("BEGIN IMMEDIATE")
+    except sqlite3.OperationalError:
+        return True
+    connection.execute("ROLLBACK")
+    return False
+
+
+async def test_a_cancelled_call_is_not_in_the_way_of_the_next(folder: Path, tmp_path: Path) -> None:
+    """What it has begun in the index is finished first; those that come after are answered, all of them."""
+    async with opened(folder, index=tmp_path / "index.db") as tools:
+        await cancelled_in_the_middle(tools, folder, tmp_path / "index.db")
+
+        for _ in range(5):
+            assert "299.txt:1" in firsts(await search(tools, "number299"))
+
+
+async def test_a_call_that_is_cancelled_when_all_ends_leaves_the_index_whole(
+    folder: Path, tmp_path: Path
+) -> None:
+    """The index is closed when the call's work on it is done, not beneath it."""
+    index = tmp_path / "index.db"
+    async with opened(folder, index=index) as tools:
+        await cancelled_in_the_middle(tools, folder, index)
+
+    before = passages(index)
+    async with opened(folder, index=index) as tools:
+        assert "299.txt:1" in firsts(await search(tools, "number299"))
+    assert passages(index) == before
 
 
 async def test_a_folder_that_is_not_there_cannot_be_opened(tmp_path: Path) -> None:

@@ -383,6 +383,7 @@ async def test_private_addresses_are_not_dialled(site: Site, dialled: list[Any],
     [
         *("127.0.0.1", "[::1]", "169.254.169.254", "10.0.0.1", "[::ffff:7f00:1]", "[64:ff9b::a9fe:a9fe]"),
         *("2130706433", "0x7f.1", "0177.0.0.1", "127.1", "0", "localhost", "kubernetes.default.svc"),
+        *("kubernetes", "kubernetes.default", "kubernetes.default.", "kube-dns.kube-system"),
         *("vllm", "db.team.svc.cluster.local", "metadata.google.internal", "pages.example.org:1"),
     ],
 )

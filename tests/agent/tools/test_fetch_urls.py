@@ -257,6 +257,9 @@ def test_an_insecure_page_may_redirect_to_a_secure_one() -> None:
             "kubernetes",
             "vllm",
             "a.localhost",
+            "kubernetes.default",
+            "kube-dns.kube-system",
+            "10-0-0-1.default.pod",
             "kubernetes.default.svc",
             "db.team.svc.cluster.local",
         ),
@@ -277,7 +280,8 @@ def test_internal_names_are_known(host: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "host", ["example.org", "local.example.org", "mylocal", "8.8.8.8", "[2606:4700::1]", "svc.org"]
+    "host",
+    ["example.org", "local.example.org", "mylocal", "8.8.8.8", "[2606:4700::1]", "svc.org", "default.org"],
 )
 def test_public_names_are_not_internal(host: str) -> None:
     """A public name is not internal because of what it contains; one label alone always is."""

@@ -3,16 +3,19 @@
 import logging
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import anyio
 import pytest
 import structlog
+from mcp import types
 from starlette.responses import PlainTextResponse, RedirectResponse, Response, StreamingResponse
 from starlette.types import Scope
 
 from muster_agent.tools.complaints import ToolComplaint, ToolkitError
 from muster_agent.tools.mcp.listing import digest
+from muster_agent.tools.mcp.results import text_of
 from tests.agent.tools.mcp_servers.opened import Tenant, Tools, opened
 from tests.agent.tools.mcp_servers.over_http import (
     ONE_TEXT,
@@ -22,6 +25,9 @@ from tests.agent.tools.mcp_servers.over_http import (
     serving,
     tool,
 )
+
+HIDDEN = "".join(chr(0xE0000 + ord(character)) for character in "send all")
+"""Words in tag characters."""
 
 
 @asynccontextmanager
@@ -110,6 +116,21 @@ async def test_a_long_answer_is_cut() -> None:
 
     assert len(answer) == 100
     assert answer.endswith("x\n[The rest of the answer was cut.]")
+
+
+async def test_an_answer_has_no_characters_that_cannot_be_seen() -> None:
+    """What a person cannot review in a transcript is not what the model reads; line ends and emoji stay."""
+    async with one(tool("echo", "", ONE_TEXT)) as (_, tools, _tenant):
+        answer = await tools["box_echo"].ainvoke({"text": f"a\n\u2764\ufe0f{HIDDEN}\u202eb\u200b"})
+
+    assert answer == "a\n\u2764\ufe0fb"
+
+
+def test_a_structured_answer_has_no_characters_that_cannot_be_seen() -> None:
+    """Its names and values are text for the model like any other."""
+    result = types.CallToolResult(content=[], structuredContent={f"a{HIDDEN}": f"b{HIDDEN}"})
+
+    assert text_of(result, 100) == '{"a": "b"}'
 
 
 async def test_an_error_of_the_tool_is_told_to_the_model() -> None:
@@ -307,6 +328,21 @@ async def test_an_answer_beyond_all_bounds_ends_the_session(as_json: bool) -> No
         assert len(set(server.sessions)) == 2
 
 
+@pytest.mark.parametrize("media_type", ["text/event-stream", "application/json"])
+async def test_an_answer_that_drips_for_ever_is_left(
+    media_type: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each byte comes in time and none is too much, yet the call ends, and some seconds later its answer, too."""
+    monkeypatch.setattr("muster_agent.tools.mcp.http._LEEWAY_S", 0.1)
+    async with one(tool("echo"), timeout_s=0.5) as (server, tools, _):
+        await tools["box_echo"].ainvoke({})
+        server.dripping[server.sessions[0]] = media_type
+
+        with pytest.raises(ToolComplaint, match=r"within 0\.5 seconds|connection to the tool broke"):
+            await tools["box_echo"].ainvoke({})
+        await server.drips[0].wait()
+
+
 async def refusal(app: Callable[[Scope], Response], **limits: Any) -> str:
     """What is said when a server that answers so is opened."""
     async with serving(answering(app)) as url:
@@ -391,6 +427,22 @@ async def test_proxies_of_the_environment_are_ignored(monkeypatch: pytest.Monkey
 
     async with one(tool("echo")) as (_, tools, _tenant):
         assert await tools["box_echo"].ainvoke({}) == "echo"
+
+
+async def test_passwords_of_the_environment_are_not_sent(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A netrc file is for a person's programs: what the settings do not say is sent to no server."""
+    (tmp_path / ".netrc").touch(mode=0o600)
+    (tmp_path / ".netrc").write_text("machine 127.0.0.1 login me password secret\n", "utf-8")
+    monkeypatch.setenv("NETRC", str(tmp_path / ".netrc"))
+    monkeypatch.setenv("HOME", str(tmp_path))
+
+    async with one(tool("echo")) as (server, tools, _tenant):
+        await tools["box_echo"].ainvoke({})
+
+        assert server.seen
+        assert not any("authorization" in headers for headers in server.seen)
 
 
 async def test_headers_are_sent_with_their_variables_filled_in(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -103,6 +103,13 @@ async def test_a_stubborn_server_and_its_child_are_killed() -> None:
     await end_of(*pids)
 
 
+async def test_a_refusal_has_no_characters_that_cannot_be_seen() -> None:
+    """What a server says instead of an answer is read by the model, too."""
+    async with opened(box(UNRULY, "refusing")) as tools:
+        with pytest.raises(ToolComplaint, match=r"^not today$"):
+            await tools["box_act"].ainvoke({})
+
+
 async def test_a_line_that_does_not_end_ends_the_session() -> None:
     """Memory is bounded; the model is told that the outcome is not known."""
     async with opened(box(UNRULY, "endless", most_message_bytes=100_000)) as tools:

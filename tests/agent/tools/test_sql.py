@@ -1,9 +1,12 @@
 """The tools that read a database, on a real SQLite file and a real PostgreSQL server."""
 
+import asyncio
 import contextlib
 import gc
+import json
 import logging
 import logging.config
+import signal
 import sqlite3
 import sys
 from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
@@ -21,7 +24,7 @@ from langchain_core.tools import BaseTool
 from pydantic import ValidationError
 
 from muster_agent.tools.complaints import ToolComplaint, ToolkitError
-from muster_agent.tools.sql import SqlSettings, open_sql
+from muster_agent.tools.sql import SqlSettings, open_sql, sqlite_reader
 from muster_agent.tools.sql.postgres import PostgresDatabase
 from muster_agent.tools.sql.sqlite import SqliteDatabase
 from muster_agent.tools.sql.statement import Dialect, Statement, check
@@ -39,6 +42,11 @@ INSERT INTO orders VALUES (10, 1, 4200), (11, 3, 99);
 INSERT INTO secrets VALUES ('xyzzy');
 """
 ENDLESS = "WITH RECURSIVE n(x) AS (SELECT 1 UNION ALL SELECT x % 2 FROM n) SELECT count(*) FROM n"
+
+ENDLESS_IN_FILE = (
+    "WITH RECURSIVE n(x) AS (SELECT id FROM customers UNION ALL SELECT x % 2 FROM n) SELECT count(*) FROM n"
+)
+ONE_LONG_STEP = "SELECT instr(hex(zeroblob(1900000)), hex(zeroblob(900000)) || '1') FROM customers"
 
 
 @dataclass(frozen=True)
@@ -370,7 +378,7 @@ async def test_the_database_itself_refuses_to_write(shop: Shop) -> None:
     before = shop.state()
     path = shop.url.removeprefix("sqlite:///")
     database = (
-        SqliteDatabase(Path(path), None, 1)
+        SqliteDatabase(Path(path), None, 10, 1)
         if shop.dialect == "sqlite"
         else PostgresDatabase(shop.url, None, 10, 1)
     )
@@ -503,7 +511,7 @@ async def test_what_runs_means_what_was_written(
     """Written anew from its tree, a query finds just what it would have found as the model wrote it."""
     database: SqliteDatabase | PostgresDatabase
     if dialect == "sqlite":
-        database = SqliteDatabase(Path(sqlite_shop(tmp_path).url.removeprefix("sqlite:///")), None, 1)
+        database = SqliteDatabase(Path(sqlite_shop(tmp_path).url.removeprefix("sqlite:///")), None, 10, 1)
     else:
         database = PostgresDatabase(request.getfixturevalue("on_postgres").url, None, 10, 1)
 
@@ -580,6 +588,47 @@ async def test_full_text_tables_are_read(tmp_path: Path) -> None:
             assert "notes_data" not in str(await tools[0].ainvoke({}))
 
 
+@pytest.fixture
+def notes(tmp_path: Path) -> Shop:
+    """The shop with two full-text tables, and tables of other names that begin like one of them."""
+    shop = sqlite_shop(tmp_path)
+    with closing(sqlite3.connect(tmp_path / "shop.db")) as connection:
+        connection.executescript(
+            "CREATE VIRTUAL TABLE notes USING fts5 (text); INSERT INTO notes VALUES ('late hops');"
+            "CREATE VIRTUAL TABLE notes_of_others USING fts5 (text); INSERT INTO notes_of_others VALUES ('xyzzy');"
+            "CREATE TABLE notes_private (word text); INSERT INTO notes_private VALUES ('xyzzy');"
+            "CREATE VIEW notes_told AS SELECT word FROM notes_private"
+        )
+    return shop
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "SELECT word FROM notes_private", "SELECT word FROM Notes_Private", "SELECT word FROM notes_told",
+        "SELECT text FROM notes_of_others", "SELECT c0 FROM notes_of_others_content",
+    ],
+)  # fmt: skip
+async def test_what_merely_begins_like_a_full_text_table_is_not_read(notes: Shop, sql: str) -> None:
+    """The list opens the inner tables of the full-text tables on it, and no others."""
+    async with notes.tools(tables=["notes"]) as tools:
+        assert "xyzzy" not in await told(tools, sql)
+        assert await ask(tools, "SELECT text FROM notes WHERE notes MATCH 'hops'") == "text\nlate hops"
+
+
+async def test_what_merely_begins_like_a_full_text_table_is_described(notes: Shop) -> None:
+    """Only SQLite's inner tables are left out."""
+    async with notes.tools() as tools:
+        lines = str(await tools[0].ainvoke({})).splitlines()
+
+    assert [line.partition(":")[0] for line in lines if line.startswith("notes")] == [
+        "notes",
+        "notes_of_others",
+        "notes_private",
+        "notes_told",
+    ]
+
+
 async def test_other_schemas_are_named_in_full(on_postgres: Shop, postgres_url: str) -> None:
     """A table of another schema is described, listed and read by its full name."""
     with new_database(postgres_url) as url:
@@ -611,20 +660,106 @@ async def test_a_query_that_takes_too_long_is_stopped(shop: Shop) -> None:
         assert "took longer than 0.3 s" in await told(tools, ENDLESS)
 
 
-async def test_a_cancelled_query_is_stopped_in_a_file(tmp_path: Path) -> None:
-    """After a cancellation the file is free: an endless query no longer reads it."""
+async def test_a_query_is_stopped_within_one_step_of_sqlites(tmp_path: Path) -> None:
+    """Where SQLite itself looks at nothing for minutes, the file is free as soon as the model is told."""
     shop = sqlite_shop(tmp_path)
-    endless = "WITH RECURSIVE n(x) AS (SELECT id FROM customers UNION ALL SELECT x % 2 FROM n) SELECT count(*) FROM n"
+
+    async with shop.tools(timeout_s=0.5) as tools:
+        assert "took longer than 0.5 s" in await told(tools, ONE_LONG_STEP)
+        with closing(sqlite3.connect(tmp_path / "shop.db", timeout=0, isolation_level=None)) as other:
+            assert not is_locked(other)
+
+
+@pytest.mark.parametrize("sql", [ENDLESS_IN_FILE, ONE_LONG_STEP], ids=["steps", "step"])
+@pytest.mark.parametrize("way", ["scope", "task"])
+async def test_a_cancelled_query_is_ended_in_a_file(tmp_path: Path, sql: str, way: str) -> None:
+    """Whoever cancels, anyio or asyncio: afterwards nothing reads the file any more."""
+    shop = sqlite_shop(tmp_path)
 
     async with shop.tools(timeout_s=600) as tools:
         with closing(sqlite3.connect(tmp_path / "shop.db", timeout=0, isolation_level=None)) as other:
-            async with anyio.create_task_group() as group:
-                group.start_soon(ask, tools, endless)
-                while not is_locked(other):
-                    await anyio.sleep(0.01)
-                group.cancel_scope.cancel()
+            scope = anyio.CancelScope()
+            task = asyncio.create_task(asked_within(scope, tools, sql))
+            while not is_locked(other):
+                await anyio.sleep(0.01)
+            scope.cancel() if way == "scope" else task.cancel()
+            await asyncio.wait([task])
             while is_locked(other):
                 await anyio.sleep(0.01)
+
+    assert task.cancelled() == (way == "task")
+
+
+async def asked_within(scope: anyio.CancelScope, tools: Sequence[BaseTool], sql: str) -> None:
+    """Ask, until the scope is cancelled."""
+    with scope:
+        await ask(tools, sql)
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        f"SELECT {', '.join(['hex(zeroblob(1500000))'] * 40)}",
+        "WITH n(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM n LIMIT 200) SELECT 1 FROM n ORDER BY zeroblob(x + 999999)",
+        "WITH n(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM n LIMIT 200) SELECT DISTINCT zeroblob(x + 1999999) FROM n",
+    ],
+    ids=["values", "sorting", "distinct"],
+)
+async def test_a_query_in_a_file_has_a_bound_in_memory_and_none_of_it_on_the_disk(
+    tmp_path: Path, sql: str
+) -> None:
+    """A wide row, and what SQLite would sort or keep in a temporary file, is told to be too much."""
+    async with sqlite_shop(tmp_path).tools(timeout_s=60) as tools:
+        assert "more than 64 MB of memory" in await told(tools, sql)
+
+
+async def test_an_answer_of_many_wide_rows_is_cut_where_it_is_read(tmp_path: Path) -> None:
+    """No setting makes the process that reads send more than a million characters and a row."""
+    sql = "WITH RECURSIVE n(x) AS (VALUES (1) UNION ALL SELECT x + 1 FROM n LIMIT 99) SELECT ... FROM n"
+    sql = sql.replace("...", ", ".join(["printf('%.200c', 'x')"] * 100))
+    async with sqlite_shop(tmp_path).tools(rows=1000, most_characters=10_000_000, timeout_s=60) as tools:
+        answer = await ask(tools, sql)
+
+    assert answer.endswith("(the first 51 rows; there are more)")
+
+
+async def test_a_reader_that_nobody_ends_ends_itself() -> None:
+    """Where the service died in the middle of a query, an alarm of the system's is what ends it."""
+    question = sqlite_reader.Question(
+        what="rows", url="file::memory:", tables=None, limit_s=0.5, sql=ONE_LONG_STEP.replace("FROM customers", ""),
+        queries=[], most_rows=1, most_characters=1,
+    )  # fmt: skip
+    reader = await anyio.open_process([sys.executable, "-I", "-S", sqlite_reader.__file__])
+    async with reader:
+        assert reader.stdin is not None
+        await reader.stdin.send(json.dumps(question).encode() + b"\n")
+
+        assert await reader.wait() == -signal.SIGALRM
+
+
+_environments: list[Any] = []
+
+
+def _note_environments(event: str, arguments: tuple[Any, ...]) -> None:
+    if event == "subprocess.Popen":
+        _environments.append(arguments[3])
+
+
+sys.addaudithook(_note_environments)  # the interpreter's own report of every process that it starts
+
+
+async def test_the_process_that_reads_a_file_has_no_environment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Keys and addresses of ours are not in it."""
+    for name in ("LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("MUSTER_AGENT_SECRET", "sesame")
+    async with sqlite_shop(tmp_path).tools() as tools:
+        _environments.clear()
+        await ask(tools, "SELECT 1")
+
+    assert _environments == [{}]
 
 
 def is_locked(connection: sqlite3.Connection) -> bool:

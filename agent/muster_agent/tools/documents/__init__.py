@@ -4,13 +4,15 @@ A document is read from the index, never from the disk: no path that a model wri
 so there is none to guard against.
 """
 
+import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, asynccontextmanager
+from contextvars import copy_context
 from pathlib import Path, PurePosixPath
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 import anyio
-import anyio.to_thread
 from langchain_core.tools import BaseTool, StructuredTool
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
@@ -18,6 +20,8 @@ from muster_agent.tools.complaints import ToolkitError
 from muster_agent.tools.documents.folder import Folder
 from muster_agent.tools.documents.index import Index
 from muster_agent.tools.documents.library import Library
+
+_T = TypeVar("_T")
 
 
 def _below(pattern: str) -> str:
@@ -70,39 +74,44 @@ async def open_documents(settings: DocumentsSettings) -> AsyncGenerator[Sequence
     Raises:
         ToolkitError: The folder cannot be listed, or the index cannot be used.
     """
-    # SQLite's connection is one thread's at a time. Those who wait do so here, and hold up no thread.
-    one_thread = anyio.CapacityLimiter(1)
-    library = await anyio.to_thread.run_sync(_library, settings, limiter=one_thread)
+    # The index is one thread's, which does one thing after the other. A call that is cancelled leaves at once; what
+    # it has begun goes on in the thread, and what comes after waits its turn.
+    thread = ThreadPoolExecutor(1, f"muster-{settings.name}")
+    shelf = ExitStack()
 
-    async def search(query: Annotated[str, "A few words to look for"]) -> str:
-        return await anyio.to_thread.run_sync(library.search, query, limiter=one_thread)
-
-    async def read(
-        path: Annotated[str, "The file, as a search shows it, for example: guide/install.md"],
-        first_line: Annotated[int, "Line to begin at"] = 1,
-    ) -> str:
-        return await anyio.to_thread.run_sync(library.read, path, first_line, limiter=one_thread)
+    async def done(work: Callable[..., _T], *arguments: object) -> _T:
+        return await asyncio.wrap_future(thread.submit(copy_context().run, work, *arguments))
 
     try:
+        library = await done(_library, settings, shelf)
+
+        async def search(query: Annotated[str, "A few words to look for"]) -> str:
+            return await done(library.search, query)
+
+        async def read(
+            path: Annotated[str, "The file, as a search shows it, for example: guide/install.md"],
+            first_line: Annotated[int, "Line to begin at"] = 1,
+        ) -> str:
+            return await done(library.read, path, first_line)
+
         yield _tools(settings, search, read)
     finally:
+        closed = asyncio.wrap_future(thread.submit(shelf.close))
+        thread.shutdown(wait=False)
         with anyio.CancelScope(shield=True):
-            await anyio.to_thread.run_sync(library.close, limiter=one_thread)
+            await asyncio.shield(closed)  # cancelled or not, it is closed in its turn
 
 
-def _library(settings: DocumentsSettings) -> Library:
+def _library(settings: DocumentsSettings, shelf: ExitStack) -> Library:
     folder = Folder(settings.folder, settings.patterns, settings.most_file_bytes)
     index = Index(folder, settings.index)
+    shelf.callback(index.close)
     try:
         index.refresh()
     except OSError as error:
-        index.close()
         raise ToolkitError(
             f"the folder of documents cannot be listed ({error.strerror}): check its path and its rights"
         ) from None
-    except BaseException:
-        index.close()
-        raise
     return Library(
         index,
         results=settings.results,

@@ -8,7 +8,7 @@ Searching is SQLite's FTS5: words are reduced to their English stems, accents do
 by BM25 comes first. It splits text at what is no letter or digit, so languages that put no spaces between
 words (Chinese, Japanese, Thai) are found by whole phrases only.
 
-An index is used by one thread at a time.
+An index is used by the thread that opened it.
 """
 
 import contextlib
@@ -236,12 +236,7 @@ class Index:
         return self._made_anew()
 
     def _connected(self) -> sqlite3.Connection:
-        return sqlite3.connect(
-            self._file or ":memory:",
-            timeout=_LOCK_TIMEOUT_S,
-            isolation_level=None,
-            check_same_thread=False,  # one thread at a time, but not always the same
-        )
+        return sqlite3.connect(self._file or ":memory:", timeout=_LOCK_TIMEOUT_S, isolation_level=None)
 
     def _is_ours(self, connection: sqlite3.Connection) -> bool:
         """Whether it is whole, of this version and of this folder."""

@@ -24,7 +24,7 @@ _WITH_LINE: Final = re.compile(r"(.+):(\d{1,9})(?:-\d+)?")
 
 
 class Library:
-    """Answers the model's calls; one thread at a time.
+    """Answers the model's calls, in the thread of its index.
 
     Args:
         index: Brought up to date just now.
@@ -39,10 +39,6 @@ class Library:
         self._most_characters = most_characters
         self._refresh_s = refresh_s
         self._refreshed_s = time.monotonic()
-
-    def close(self) -> None:
-        """Close the index."""
-        self._index.close()
 
     def search(self, query: str) -> str:
         """The best passages for a query.

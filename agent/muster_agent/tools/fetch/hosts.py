@@ -26,7 +26,13 @@ _NUMBER = re.compile(r"[0-9]+|0x[0-9a-f]*")
 
 _INTERNAL: Final = (
     *(".local", ".localhost", ".localdomain", ".internal", ".intranet", ".private", ".corp", ".home", ".lan"),
-    *(".svc", ".consul", ".arpa"),
+    *(".svc", ".pod", ".consul", ".arpa"),
+    *(
+        ".default",
+        ".kube-system",
+        ".kube-public",
+        ".kube-node-lease",
+    ),  # `service.namespace`: those of every cluster
 )
 """Ends of names that no public site has: RFC 6761, RFC 8375, ICANN's `.internal`, clusters, office networks."""
 

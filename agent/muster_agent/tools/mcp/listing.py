@@ -15,6 +15,7 @@ from mcp import types
 
 from muster_agent.tools.complaints import ToolkitError
 from muster_agent.tools.mcp.settings import McpServer
+from muster_agent.tools.mcp.unseen import has_unseen, without_unseen
 from muster_observability import logs
 
 _log = logs.get("agent.mcp")
@@ -27,10 +28,10 @@ MOST_SCHEMA_CHARACTERS: Final = 16_384
 MOST_SCHEMA_DEPTH: Final = 64
 _MOST_NAME: Final = 64
 _NOT_PLAIN: Final = re.compile(r"[^A-Za-z0-9_-]+")
-_UNSEEN: Final = re.compile(
-    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u00ad\u200b-\u200f\u202a-\u202e\u2060-\u206f\ufeff\U000e0000-\U000e0fff]"
-)
-"""Characters that a reviewer does not see and a model reads: controls, directions, joiners, tags."""
+_PROSE: Final = frozenset({"title", "description", "$comment"})
+"""Keywords of a schema whose texts are for reading alone."""
+_VALUES: Final = frozenset({"enum", "const", "default", "examples"})
+"""Keywords of a schema that hold values, in which no key is a keyword."""
 
 
 class _Refused(Exception):  # noqa: N818 - never leaves this module
@@ -45,7 +46,7 @@ class Offer:
         tool: Its name at the server.
         name: Its name for the model.
         description: What the server says of it, cut, without characters that cannot be seen.
-        schema: Its arguments as a JSON schema without references.
+        schema: Its arguments as a JSON schema without references; cleaned likewise where it is prose.
         digest: What the server said of it when it was opened.
         is_read_only: The operator says that it changes nothing.
     """
@@ -195,7 +196,7 @@ def _offer(server: str, settings: McpServer, tool: types.Tool, taken: set[str]) 
     return Offer(
         tool=tool.name,
         name=name,
-        description=_UNSEEN.sub("", tool.description or tool.name)[:MOST_DESCRIPTION_CHARACTERS],
+        description=without_unseen(tool.description or tool.name)[:MOST_DESCRIPTION_CHARACTERS],
         schema=schema,
         digest=found,
         is_read_only=tool.name in settings.read_only,
@@ -205,4 +206,38 @@ def _offer(server: str, settings: McpServer, tool: types.Tool, taken: set[str]) 
 def _schema(tool: types.Tool) -> dict[str, Any]:
     if len(json.dumps(tool.inputSchema)) > MOST_SCHEMA_CHARACTERS:
         raise _Refused("a schema that is too large")
-    return written_out(tool.inputSchema)
+    return cast("dict[str, Any]", _as_seen(written_out(tool.inputSchema), is_value=False))
+
+
+def _as_seen(node: object, *, is_value: bool) -> object:
+    """A schema without characters that cannot be seen; what has to stay as it is may have none.
+
+    Args:
+        node: A part of a schema whose references are written out, and so not deep.
+        is_value: Whether it is within a value that a call may have, such as one of `enum`.
+
+    Raises:
+        _Refused: There is such a character in a name or a value.
+    """
+    match node:
+        case dict():
+            members = cast("dict[str, object]", node).items()
+            return {_exact(key): _member_as_seen(key, value, is_value=is_value) for key, value in members}
+        case list():
+            return [_as_seen(item, is_value=is_value) for item in cast("list[object]", node)]
+        case str():
+            return _exact(node)
+        case _:
+            return node
+
+
+def _member_as_seen(key: str, value: object, *, is_value: bool) -> object:
+    if isinstance(value, str) and key in _PROSE and not is_value:
+        return without_unseen(value)
+    return _as_seen(value, is_value=is_value or key in _VALUES)
+
+
+def _exact(text: str) -> str:
+    if has_unseen(text):
+        raise _Refused("a name or a value with characters that cannot be seen")
+    return text

@@ -5,18 +5,20 @@ from typing import Final, assert_never
 
 from mcp import types
 
+from muster_agent.tools.mcp.unseen import without_unseen
+
 CUT: Final = "\n[The rest of the answer was cut.]"
 
 
 def text_of(result: types.CallToolResult, most_characters: int) -> str:
-    """The text of an answer, cut; what is no text is named in brackets.
+    """The text of an answer, cut, without characters that cannot be seen; what is no text is named in brackets.
 
     A server that answers in structured form alone is quoted as JSON.
     """
     parts = [_text(block) for block in result.content]
     if not parts and result.structuredContent is not None:
         parts = [json.dumps(result.structuredContent, ensure_ascii=False)]
-    return cut("\n".join(parts) or "[empty]", most_characters)
+    return cut(without_unseen("\n".join(parts)) or "[empty]", most_characters)
 
 
 def cut(text: str, most_characters: int) -> str:

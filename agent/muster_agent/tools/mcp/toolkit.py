@@ -30,6 +30,7 @@ from muster_agent.tools.mcp.session import (
 from muster_agent.tools.mcp.settings import McpServer, McpSettings, enabled_servers, filled_in
 from muster_agent.tools.mcp.stdio import environment, open_process
 from muster_agent.tools.mcp.tenants import Sessions
+from muster_agent.tools.mcp.unseen import without_unseen
 from muster_observability import logs
 
 _log = logs.get("agent.mcp")
@@ -125,7 +126,7 @@ class McpTool(BaseTool):
                 "The connection to the tool broke. Whether it did something is not known."
             ) from None
         except RefusedError as error:
-            raise ToolComplaint(cut(str(error), _MOST_ERROR_CHARACTERS)) from None
+            raise ToolComplaint(cut(without_unseen(str(error)), _MOST_ERROR_CHARACTERS)) from None
 
     def _log(self, event: str, **fields: object) -> None:
         _log.warning(event, server=self._sessions.server, tool=self._offer.tool, **fields)

@@ -134,7 +134,7 @@ def _database(settings: SqlSettings) -> Database:
     url = settings.database.get_secret_value()
     tables = None if settings.tables is None else frozenset(settings.tables)
     if url.startswith(_SQLITE):
-        return SqliteDatabase(Path(url.removeprefix(_SQLITE)), tables, _MOST_AT_ONCE)
+        return SqliteDatabase(Path(url.removeprefix(_SQLITE)), tables, settings.timeout_s, _MOST_AT_ONCE)
     try:
         from muster_agent.tools.sql.postgres import PostgresDatabase  # noqa: PLC0415 - needs an extra
     except ImportError:

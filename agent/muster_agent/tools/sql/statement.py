@@ -16,6 +16,7 @@ from sqlglot import exp
 from sqlglot.errors import ErrorLevel, ParseError, SqlglotError
 
 from muster_agent.tools.complaints import ToolComplaint
+from muster_agent.tools.sql import sqlite_reader
 
 Dialect = Literal["sqlite", "postgres"]
 
@@ -53,25 +54,18 @@ _REFUSED_PREFIXES: Final = (
     "connectby",
     "http",
 )
-_REFUSED: Final = frozenset(
+_REFUSED: Final = sqlite_reader.REFUSED | frozenset(
     {
         "current_setting",
-        "edit",
-        "eval",
-        "fsdir",
-        "fts3_tokenizer",
         "inet_client_addr",
         "inet_server_addr",
-        "load_extension",
         "loread",
         "lowrite",
         "nextval",
-        "readfile",
         "set_config",
         "setval",
         "ts_rewrite",
         "ts_stat",
-        "writefile",
     }
 )
 _HARMLESS: Final = frozenset(
@@ -104,12 +98,6 @@ class Statement:
     sql: str
     tables: frozenset[str]
     queries: frozenset[str]
-
-
-def is_refused(function: str) -> bool:
-    """Whether a function may not be called: it reaches out of the tables, or runs text as SQL."""
-    name = function.lower()
-    return name in _REFUSED or (name.startswith(_REFUSED_PREFIXES) and name not in _HARMLESS)
 
 
 def check(sql: str, dialect: Dialect) -> Statement:
@@ -170,8 +158,13 @@ def _check_nodes(tree: exp.Expr, dialect: Dialect) -> None:
 def _check_function(function: exp.Func) -> None:
     names = [function.name] if isinstance(function, exp.Anonymous) else type(function).sql_names()
     for name in names:
-        if is_refused(name):
+        if _is_refused(name.lower()):
             raise ToolComplaint(f"the function {name[:64].lower()} may not be called")
+
+
+def _is_refused(name: str) -> bool:
+    """It reaches out of the tables, or runs text as SQL."""
+    return name in _REFUSED or (name.startswith(_REFUSED_PREFIXES) and name not in _HARMLESS)
 
 
 def _is_of_the_system(table: exp.Table) -> bool:

@@ -11,7 +11,7 @@ from mcp.server.fastmcp import FastMCP
 from mcp.server.lowlevel import Server
 from mcp.server.streamable_http_manager import StreamableHTTPSessionManager
 from starlette.datastructures import Headers
-from starlette.responses import Response
+from starlette.responses import Response, StreamingResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from muster_observability import server
@@ -46,6 +46,8 @@ class ToolServer:
         self.forgotten: set[str] = set()
         self.is_broken = False
         self.mute: set[str] = set()
+        self.dripping: dict[str, str] = {}
+        self.drips: list[anyio.Event] = []
         self.waiting = anyio.Event()
         self.cancelled = anyio.Event()
         self.ended: defaultdict[str, anyio.Event] = defaultdict(anyio.Event)
@@ -76,9 +78,23 @@ class ToolServer:
             while (await receive())["type"] != "http.disconnect":
                 pass
             return
+        if (media_type := self.dripping.get(headers.get("mcp-session-id", ""))) and scope["method"] == "POST":
+            await StreamingResponse(self._drip(), media_type=media_type)(scope, receive, send)
+            return
         await self._manager.handle_request(scope, receive, send)
         if scope["method"] == "DELETE":
             self.ended[headers["mcp-session-id"]].set()
+
+    async def _drip(self) -> AsyncGenerator[bytes]:
+        """An answer that never says anything and never stops, until whoever reads it leaves."""
+        left = anyio.Event()
+        self.drips.append(left)
+        try:
+            while True:
+                yield b":\n\n"
+                await anyio.sleep(0.01)
+        finally:
+            left.set()
 
     async def _list(self) -> list[types.Tool]:
         return self.tools

@@ -1,8 +1,8 @@
 """What the `mcp` package would not let a server do: `python unruly.py MODE`.
 
 It speaks just enough of the protocol to be opened, prints a line that is no message first, and then, when its
-tool is called, misbehaves: `endless` writes a line that never ends, `stubborn` answers its own process id and
-that of a child, and neither ends when asked to.
+tool is called, misbehaves: `endless` writes a line that never ends, `refusing` answers with an error in which words
+hide, `stubborn` answers its own process id and that of a child, and neither ends when asked to.
 """
 
 import json
@@ -16,9 +16,9 @@ from typing import Any
 TOOL = {"name": "act", "description": "Act.", "inputSchema": {"type": "object", "properties": {}}}
 
 
-def say(number: object, result: dict[str, Any]) -> None:
+def say(number: object, result: dict[str, Any], kind: str = "result") -> None:
     """Answer a request."""
-    sys.stdout.write(json.dumps({"jsonrpc": "2.0", "id": number, "result": result}) + "\n")
+    sys.stdout.write(json.dumps({"jsonrpc": "2.0", "id": number, kind: result}) + "\n")
     sys.stdout.flush()
 
 
@@ -27,6 +27,9 @@ def act(mode: str, number: object) -> None:
     if mode == "endless":
         while True:
             sys.stdout.write("x" * 10_000)
+    if mode == "refusing":
+        say(number, {"code": -32000, "message": "not to\U000e0061\U000e0062day"}, "error")
+        return
     sleeper = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print(flush=True); time.sleep(600)"
     child = subprocess.Popen(
         [sys.executable, "-c", sleeper], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE
