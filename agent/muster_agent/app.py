@@ -13,6 +13,7 @@ from starlette.routing import Route
 
 from muster_agent import failures
 from muster_agent.agents.declarations import AgentsFile, default_agents
+from muster_agent.api import origins
 from muster_agent.api.assistants import add_assistants
 from muster_agent.api.meta import add_meta
 from muster_agent.api.protocol import add_protocol
@@ -99,7 +100,8 @@ def create_app(
     ):
         add(app)
     _tell_failures(app)
-    app.add_middleware(RequestIds)
+    origins.let_in(app, settings.allowed_origins)
+    app.add_middleware(RequestIds)  # outside of it: preflights have an id, too
     return app
 
 
@@ -168,7 +170,8 @@ async def _left(_request: Request, _error: Exception) -> Response:
 
 async def _broke(request: Request, _error: Exception) -> Response:
     # This handler runs outside of every middleware.
-    identifier = {REQUEST_ID: request_id_of(request.scope)}
+    allowed = request.app.state.service.settings.allowed_origins
+    headers = {REQUEST_ID: request_id_of(request.scope), **origins.headers_for(request, allowed)}
     if request.url.path.startswith("/v1"):
-        return failure_response(failures.internal(), identifier)
-    return Json({"detail": failures.internal().message}, 500, identifier).response()
+        return failure_response(failures.internal(), headers)
+    return Json({"detail": failures.internal().message}, 500, headers).response()

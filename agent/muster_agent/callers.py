@@ -67,7 +67,7 @@ class Callers:
             Failure: 401, the key is nobody's; 503, the proxy cannot be asked.
         """
         key = key_in(headers)
-        if key is not None and len(key) > _MOST_KEY_CHARACTERS:
+        if key is not None and not _can_be_asked_about(key):
             raise failures.wrong_key()
         shown = key or self._own_key
         digest = hashlib.sha256((shown or "").encode(errors="surrogateescape")).digest()
@@ -82,7 +82,7 @@ class Callers:
         headers = {} if key is None else {"authorization": f"Bearer {key}"}
         try:
             answer = await self._http.get(self._url, headers=headers, timeout=_TIMEOUT_S)
-        except (httpx2.HTTPError, UnicodeEncodeError) as error:
+        except httpx2.HTTPError as error:
             raise failures.proxy_unavailable() from error
         known = _understood(answer, key, digest)
         self._known[digest] = known
@@ -98,6 +98,11 @@ def key_in(headers: Mapping[str, str]) -> str | None:
     if scheme.lower() == "bearer" and bearer.strip():
         return bearer.strip()
     return headers.get("x-api-key") or None
+
+
+def _can_be_asked_about(key: str) -> bool:
+    """Whether a key fits into a header of our own: what does not is no key of the proxy's."""
+    return len(key) <= _MOST_KEY_CHARACTERS and key.isascii() and key.isprintable()
 
 
 def _understood(answer: httpx2.Response, key: str | None, digest: bytes) -> _Known:

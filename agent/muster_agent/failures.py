@@ -28,6 +28,8 @@ class Failure(Exception):  # noqa: N818 - it is how a request ends, and what the
         code: OpenAI's `code`, the machine's word for it.
         param: The field of the request that is wrong.
         retry_after: The `retry-after` header's value.
+        may_be_repeated: Whether the same request may be sent again; if not, OpenAI's clients are told not to, whatever
+            the status.
     """
 
     status: int
@@ -36,6 +38,7 @@ class Failure(Exception):  # noqa: N818 - it is how a request ends, and what the
     code: str | None = None
     param: str | None = None
     retry_after: str | None = None
+    may_be_repeated: bool = True
 
     def __post_init__(self) -> None:
         super().__init__(self.message)
@@ -55,7 +58,8 @@ class Failure(Exception):  # noqa: N818 - it is how a request ends, and what the
     @property
     def headers(self) -> dict[str, str]:
         """The headers that go with it."""
-        return {} if self.retry_after is None else {"retry-after": self.retry_after}
+        told = {} if self.retry_after is None else {"retry-after": self.retry_after}
+        return told if self.may_be_repeated else {**told, "x-should-retry": "false"}
 
 
 def bad_request(message: str, *, param: str | None = None, code: str | None = None) -> Failure:
@@ -86,7 +90,8 @@ def run_cancelled() -> Failure:
 
 def client_too_slow() -> Failure:
     """The client has read so slowly that the rest of its answer is lost."""
-    return Failure(503, "The answer was read too slowly, and is lost in part.", _SERVER, "client_too_slow")
+    message = "The answer was read too slowly, and is lost in part."
+    return Failure(503, message, _SERVER, "client_too_slow", may_be_repeated=False)
 
 
 def not_found(message: str, param: str | None = None) -> Failure:

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Annotated, Literal, Self
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, Field, SecretStr, ValidationError, model_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError, model_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from muster_observability.logs import LogFormat, LogLevel
 
@@ -50,6 +50,31 @@ def _root_url(url: str) -> str:
     if parts.query or parts.fragment or parts.username is not None:
         raise ValueError("expected no credentials, query or fragment in the address")
     return root
+
+
+def _split(text: object) -> object:
+    """The environment has one text; commas stand between origins."""
+    return [part.strip() for part in text.split(",") if part.strip()] if isinstance(text, str) else text
+
+
+def _origin(text: str) -> str:
+    """An origin as browsers write it."""
+    if text == "*":
+        raise ValueError(
+            "name each origin: with `*` any page that a user visits could use the service for him"
+        )
+    parts = urlsplit(text.lower().rstrip("/"))
+    if (
+        not parts.scheme
+        or not parts.hostname
+        or parts.path
+        or parts.query
+        or parts.fragment
+        or "@" in parts.netloc
+    ):
+        raise ValueError("expected origins like https://chat.example.org or http://localhost:3000")
+    default_port = {"http": ":80", "https": ":443"}.get(parts.scheme, "")
+    return f"{parts.scheme}://{parts.netloc.removesuffix(default_port)}"
 
 
 class AgentSettings(BaseSettings):
@@ -105,6 +130,13 @@ class AgentSettings(BaseSettings):
         default="as_asked",
         description="`cancel` ends a run when the client that streams it hangs up, whatever the client asked for: some "
         "chat front ends ask for `continue` and have a stop button that only hangs up.",
+    )
+    allowed_origins: Annotated[
+        tuple[Annotated[str, AfterValidator(_origin)], ...], NoDecode, BeforeValidator(_split)
+    ] = Field(
+        default=(),
+        description="Origins whose pages may use the service from a browser (agent-chat-ui, `useStream`, Studio), with "
+        "commas between; unset, only pages of its own origin.",
     )
     disconnect_grace_s: float = Field(
         default=2.0,

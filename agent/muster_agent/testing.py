@@ -53,11 +53,15 @@ class CallTools:
         calls: Name and arguments of each; a string stands for arguments that are no JSON object.
         text: What it writes beside.
         tokens: The call's usage.
+        finish_reason: Why it ended.
+        ids: The calls' identifiers; None for different ones. One that is None is left out.
     """
 
     calls: Sequence[tuple[str, dict[str, object] | str]]
     text: str = ""
     tokens: Tokens = Tokens()
+    finish_reason: str | None = "tool_calls"
+    ids: Sequence[str | None] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -231,7 +235,7 @@ class _Answer:
             await self._whole(json.dumps(_completion(reply)).encode())
             return
         await self._write(*_chunks(reply))
-        await self._end(is_done=_finish_reason(reply) is not None)
+        await self._end(is_done=reply.finish_reason is not None)
 
     async def _whole(self, body: bytes, status: int = 200, headers: dict[str, str] | None = None) -> None:
         given = {"content-type": "application/json", **(headers or {})}
@@ -254,17 +258,14 @@ class _Answer:
         await self.send({"type": "http.response.start", "status": status, "headers": encoded})
 
 
-def _finish_reason(reply: Say | CallTools) -> str | None:
-    return reply.finish_reason if isinstance(reply, Say) else "tool_calls"
-
-
 def _tool_calls(reply: Say | CallTools) -> list[dict[str, Any]]:
     if isinstance(reply, Say):
         return []
+    ids = reply.ids or [f"call_{index}" for index in range(len(reply.calls))]
     return [
         {
             "index": index,
-            "id": f"call_{index}",
+            **({} if ids[index] is None else {"id": ids[index]}),
             "type": "function",
             "function": {
                 "name": name,
@@ -290,7 +291,7 @@ def _completion(reply: Say | CallTools) -> dict[str, Any]:
         "object": "chat.completion",
         "created": 0,
         "model": MODEL,
-        "choices": [{"index": 0, "message": message, "finish_reason": _finish_reason(reply)}],
+        "choices": [{"index": 0, "message": message, "finish_reason": reply.finish_reason}],
         "usage": _usage(reply.tokens),
     }
 
@@ -314,10 +315,10 @@ def _words(text: str) -> list[dict[str, Any]]:
 def _chunks(reply: Say | CallTools) -> list[dict[str, Any]]:
     chunks = [_chunk({"role": "assistant", "content": ""}), *_words(reply.text)]
     chunks += [_chunk({"tool_calls": [call]}) for call in _tool_calls(reply)]
-    if _finish_reason(reply) is None:
+    if reply.finish_reason is None:
         return chunks
     usage: dict[str, Any] = {**_chunk({}), "choices": [], "usage": _usage(reply.tokens)}
-    return [*chunks, _chunk({}, _finish_reason(reply)), usage]
+    return [*chunks, _chunk({}, reply.finish_reason), usage]
 
 
 @asynccontextmanager

@@ -1,7 +1,7 @@
 """JSON as LangGraph's server writes it: messages as their fields, whatever else a state may hold as best it can."""
 
 from collections.abc import Mapping
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime, time
 from typing import Any, cast
 
 import orjson
@@ -9,29 +9,51 @@ from langgraph.types import Interrupt
 from pydantic import BaseModel
 
 _OPTIONS = orjson.OPT_NON_STR_KEYS
+# orjson writes 254 levels. What is written here is put into other JSON, which needs some of them.
+_MOST_LEVELS = 200
+_INTEGERS = range(-(2**63), 2**64)
 
 
 def to_json(value: object) -> bytes:
-    """`value` as JSON. What has no JSON of its own is written as text; lone surrogates become question marks."""
+    """`value` as JSON, whatever it is: one row that could not be written would make every list with it an error.
+
+    What has no JSON of its own is written as text, and so are integers beyond 64 bits and what is nested too deeply;
+    lone surrogates become question marks.
+    """
     try:
         return orjson.dumps(value, _as_json, _OPTIONS)
     except orjson.JSONEncodeError:
-        return orjson.dumps(encodable(plain(value)), _as_json, _OPTIONS)
+        return orjson.dumps(encodable(_writable(value, _MOST_LEVELS)), _as_json, _OPTIONS)
 
 
 def plain(value: object) -> Any:  # noqa: ANN401 - JSON
     """`value` as JSON made of dicts, lists, texts and numbers."""
+    return orjson.loads(to_json(value))
+
+
+def _writable(value: object, levels: int) -> Any:  # noqa: ANN401 - JSON
+    """`value` as what orjson writes, in so many levels."""
     match value:
-        case Mapping():
-            return {str(key): plain(item) for key, item in cast("Mapping[Any, Any]", value).items()}
-        case list() | tuple() | set() | frozenset():
-            return [plain(item) for item in cast("list[Any]", value)]
-        case None | str() | bool() | int() | float():
+        case int() if value not in _INTEGERS:
+            return _text(value)
+        case None | str() | int() | float():
             return value
-        case Interrupt():
-            return interrupt_as_json(cast("Interrupt[Any]", value))
+        case _ if levels == 0:
+            return _text(value)
+        case Mapping():
+            items = cast("Mapping[Any, Any]", value).items()
+            return {_text(key): _writable(item, levels - 1) for key, item in items}
+        case list() | tuple() | set() | frozenset():
+            return [_writable(item, levels - 1) for item in cast("list[Any]", value)]
         case _:
-            return plain(_as_json(value))
+            return _writable(_as_json(value), levels - 1)
+
+
+def _text(value: object) -> str:
+    try:
+        return str(value)
+    except Exception:  # noqa: BLE001 - a graph's object may raise anything; Python has limits on depth and digits of its own
+        return f"<{type(value).__name__}>"
 
 
 def encodable(value: Any) -> Any:  # noqa: ANN401 - any JSON
@@ -49,18 +71,27 @@ def encodable(value: Any) -> Any:  # noqa: ANN401 - any JSON
 
 def _as_json(value: Any) -> Any:  # noqa: ANN401 - orjson's hook
     match value:
-        case BaseModel():
-            return value.model_dump()
+        case BaseModel() | Interrupt():
+            return _fields(cast("BaseModel | Interrupt[Any]", value))
         case BaseException():
-            return {"error": type(value).__name__, "message": str(value)}
+            return {"error": type(value).__name__, "message": _text(value)}
         case set() | frozenset() | tuple():
             return list(cast("tuple[Any, ...]", value))
         case Mapping():
             return dict(cast("Mapping[Any, Any]", value))
-        case _ if hasattr(value, "_asdict"):
-            return value._asdict()
+        case date() | time():  # orjson writes these itself, as long as it writes anything
+            return value.isoformat()
         case _:
-            return str(value)
+            return value._asdict() if hasattr(value, "_asdict") else _text(value)
+
+
+def _fields(value: "BaseModel | Interrupt[Any]") -> dict[str, Any]:
+    if isinstance(value, Interrupt):
+        return interrupt_as_json(value)
+    try:
+        return value.model_dump()
+    except ValueError:  # pydantic takes what is nested deeply for a circle
+        return dict(value)
 
 
 def interrupt_as_json(interrupt: Interrupt[Any]) -> dict[str, Any]:

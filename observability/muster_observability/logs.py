@@ -1,7 +1,8 @@
 """Structured logs: one event a line, JSON for machines or columns for a terminal.
 
 A log line says what happened and to which request. It never holds a prompt, an answer or a key: callers
-log sizes, counts, names and identifiers.
+log sizes, counts, names and identifiers. Of an exception it has the kind and the frames, not the text: whoever raised
+it may have quoted in it what it was given.
 """
 
 import functools
@@ -15,8 +16,17 @@ from typing import BinaryIO, Literal, TextIO
 import orjson
 import structlog
 
+from muster_observability.traces import trace_of
+
 LogFormat = Literal["auto", "console", "json"]
 LogLevel = Literal["debug", "info", "warning", "error"]
+
+
+def _trace(exc_info: structlog.typing.ExcInfo) -> str:
+    return trace_of(exc_info[1])
+
+
+_with_trace = structlog.processors.ExceptionRenderer(_trace)
 
 # uvicorn repeats at info what our own events say; its warnings and errors are news.
 _QUIET_LOGGERS = (
@@ -42,8 +52,7 @@ def configure(level: LogLevel = "info", log_format: LogFormat = "auto", stream: 
     renderer: structlog.typing.Processor = (
         structlog.dev.ConsoleRenderer(
             colors=stream.isatty(),
-            # The other formatters show local variables, and those hold prompts.
-            exception_formatter=structlog.dev.plain_traceback,
+            exception_formatter=structlog.dev.plain_traceback,  # what comes here has been written already
         )
         if as_console
         else structlog.processors.JSONRenderer(serializer=_to_json)
@@ -52,7 +61,7 @@ def configure(level: LogLevel = "info", log_format: LogFormat = "auto", stream: 
     is_bytes = not as_console and hasattr(stream, "buffer")
     last: structlog.typing.Processor = _as_bytes if is_bytes else renderer
     structlog.configure(
-        processors=[*shared, structlog.processors.format_exc_info, last],
+        processors=[*shared, _with_trace, last],
         wrapper_class=structlog.make_filtering_bound_logger(level),
         logger_factory=structlog.BytesLoggerFactory(stream.buffer)
         if is_bytes
@@ -114,6 +123,15 @@ def _add_timestamp(
     return event
 
 
+def _without_details(
+    _logger: object, _method: str, event: structlog.typing.EventDict
+) -> structlog.typing.EventDict:
+    """Leave out what asyncio writes below its first line: the tasks it is about, with their exceptions' texts."""
+    if event.get("logger") == "asyncio":
+        event["event"] = str(event["event"]).partition("\n")[0]
+    return event
+
+
 def _as_bytes(_logger: object, _method: str, event: structlog.typing.EventDict) -> bytes:
     return orjson.dumps(event, default=str)
 
@@ -131,10 +149,10 @@ def _adopt_standard_logging(
     handler = logging.StreamHandler(stream)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
-            foreign_pre_chain=[*shared, structlog.stdlib.add_logger_name],
+            foreign_pre_chain=[*shared, structlog.stdlib.add_logger_name, _without_details],
             processors=[
                 structlog.stdlib.ProcessorFormatter.remove_processors_meta,
-                structlog.processors.format_exc_info,
+                _with_trace,
                 renderer,
             ],
         )

@@ -6,6 +6,8 @@ import sys
 
 import pytest
 
+from muster_observability.traces import trace_of
+
 PROGRAM = """
 import logging, sys
 from muster_observability import logs
@@ -23,10 +25,10 @@ except ZeroDivisionError:
 """
 
 
-def run(log_format: str) -> list[str]:
+def run(log_format: str, program: str = PROGRAM) -> list[str]:
     """The lines that a process logs in this format."""
     done = subprocess.run(
-        [sys.executable, "-c", PROGRAM, log_format], capture_output=True, text=True, check=True
+        [sys.executable, "-c", program, log_format], capture_output=True, text=True, check=True
     )
     return done.stderr.splitlines()
 
@@ -47,6 +49,67 @@ def test_a_traceback_shows_no_variables() -> None:
     for log_format in ("json", "console"):
         assert "ZeroDivisionError" in "".join(run(log_format))
         assert "CANARY" not in "".join(run(log_format))
+
+
+BROKEN = """
+import asyncio, logging, sys
+from muster_observability import logs
+logs.configure("info", sys.argv[1])
+log = logs.get("agent")
+prompt = "CAN" + "ARY"  # lines of source are shown
+
+def fail():
+    try:
+        raise KeyError(prompt)
+    except KeyError as cause:
+        raise ValueError(prompt) from cause
+
+def fail_again():
+    try:
+        fail()
+    except ValueError:
+        inside = [TypeError(prompt), UnicodeDecodeError("utf-8", b"x", 0, 1, prompt)]
+        raise ExceptionGroup(prompt, inside)
+
+try:
+    fail_again()
+except ExceptionGroup as error:
+    error.add_note(prompt)
+    log.exception("failed")
+    logging.getLogger("uvicorn.error").error("failed too", exc_info=True)
+
+async def main():
+    task = asyncio.get_running_loop().create_task(lost())
+    await asyncio.wait([task])
+
+async def lost():
+    raise ValueError(prompt)
+
+asyncio.run(main())
+"""
+
+
+@pytest.mark.parametrize("log_format", ["json", "console"])
+def test_a_traceback_shows_no_texts(log_format: str) -> None:
+    """Whoever raises an exception may quote a prompt in it: a log has its kind, frames, causes and parts."""
+    lines = run(log_format, BROKEN)
+    whole = "\n".join(lines)
+
+    assert "CANARY" not in whole
+    for kind in ("KeyError", "ValueError", "ExceptionGroup", "TypeError", "UnicodeDecodeError"):
+        assert kind in whole
+    assert "in fail" in whole
+    assert "Task exception was never retrieved" in whole
+
+
+def test_causes_that_go_round_in_a_circle() -> None:
+    """They are told once each."""
+    one, other = ValueError(), TypeError()
+    one.__cause__, other.__cause__ = other, one
+
+    told = trace_of(one)
+
+    assert (told.count("ValueError"), told.count("TypeError")) == (1, 1)
 
 
 TWICE = """

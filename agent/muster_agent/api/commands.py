@@ -9,7 +9,7 @@ from pydantic import Field, ValidationError
 
 from muster_agent.api.requests import ApiError, Body
 from muster_agent.api.run_body import RunBody
-from muster_agent.api.runs import assistant_of, check_checkpoint
+from muster_agent.api.runs import assistant_of, check_answer, check_checkpoint
 from muster_agent.callers import Caller
 from muster_agent.runs.front import Order, Row
 from muster_agent.runs.records import Multitask, ThreadBusyError, ThreadNotFoundError
@@ -135,6 +135,7 @@ class Sender:
             may_make_thread=True,
         )
         await check_checkpoint(self.service, order, body.started_at)
+        await check_answer(self.service, order)
         run = await self.service.runs.submit(order)
         return str(run["run_id"])
 
@@ -148,8 +149,7 @@ class Sender:
             return {"values": {}}
         state = await self.service.threads.state(self.caller.tenant, self.thread_id, where)
         values, checkpoint = state["values"], state["checkpoint"]
-        wanted = values if keys is None else {key: values[key] for key in keys if key in values}
-        told: dict[str, Any] = {"values": v2.brief(wanted)}
+        told: dict[str, Any] = {"values": v2.brief(values if keys is None else _only_known(values, keys))}
         if checkpoint is not None:
             told["checkpoint"] = {
                 "id": checkpoint["checkpoint_id"],
@@ -177,9 +177,17 @@ def _only(fields: Mapping[str, Any], *names: str) -> dict[str, Any]:
     return {name: fields[name] for name in names if name in fields}
 
 
+def _only_known(values: object, keys: list[str]) -> dict[str, Any]:
+    """A state's values by name; the state of a graph of LangGraph's functional API has none."""
+    known = cast("dict[str, Any]", values) if isinstance(values, dict) else {}
+    return _only(known, *keys)
+
+
 def _multitask(params: Mapping[str, Any]) -> Multitask:
     """What the client says of other runs on the thread; a word of a later release is as if nothing were said."""
     given: Any = params.get("multitaskStrategy", params.get("multitask_strategy"))
+    if not isinstance(given, str | None):
+        raise _RefusedError(_INVALID, "multitask_strategy must be a string")
     return Multitask(given) if given in set(Multitask) else Multitask.ENQUEUE
 
 

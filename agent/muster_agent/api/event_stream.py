@@ -129,4 +129,4 @@ def _status(event: "StoredEvent") -> Any:  # noqa: ANN401 - JSON
 
 
 def _result(event: "StoredEvent") -> bytes:
-    return orjson.dumps(orjson.loads(event.data).get("result") or {})
+    return orjson.dumps(orjson.loads(event.data).get("result", {}))

@@ -1,8 +1,4 @@
-"""Reading requests: their bodies, their paths, and who sends them. What is wrong with one is told as `{"detail": ...}`.
-
-A body is JSON as it can be stored: not nested deeper than anything that will be made of it may be, and with U+FFFD in
-place of NUL, which PostgreSQL cannot store.
-"""
+"""Reading requests: their bodies, paths and senders. What is wrong with one is told as `{"detail": ...}`."""
 
 import uuid
 from collections.abc import Awaitable, Callable, Sequence
@@ -16,6 +12,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from muster_agent.api import document
+from muster_agent.api.content import NUL, ContentError, read_json
 from muster_agent.callers import Caller
 from muster_agent.service import Service
 from muster_agent.wire import to_json
@@ -23,9 +20,6 @@ from muster_agent.wire import to_json
 MAX_BODY_BYTES = 10_000_000
 MAX_METADATA_BYTES = 262_144
 
-# JSON is written at most 254 deep; states and runs wrap what clients send.
-_ROOM = 40
-_NUL, _REPLACED = "\0", "\N{REPLACEMENT CHARACTER}"
 _MOST_FILTERS = 64
 
 _Model = TypeVar("_Model", bound=BaseModel)
@@ -113,36 +107,9 @@ async def _json(request: Request) -> object:
     if not body:
         return None
     try:
-        # Refuses NaN, lone surrogates and deep nesting, which the standard library lets through.
-        content = cast("object", orjson.loads(body))
-    except orjson.JSONDecodeError as error:
-        raise ApiError(400, f"The body is not JSON: {error}") from None
-    _check_depth(body, content)
-    return _without_nul(content) if b"\\u0000" in body else content
-
-
-def _check_depth(body: bytearray, content: object) -> None:
-    if body.count(b"[") + body.count(b"{") < _ROOM:
-        return
-    for _ in range(_ROOM):
-        content = [content]
-    try:
-        orjson.dumps(content)
-    except orjson.JSONEncodeError:
-        raise ApiError(400, "The body is nested too deeply.") from None
-
-
-def _without_nul(value: Any) -> Any:  # noqa: ANN401 - any JSON
-    match value:
-        case str():
-            return value.replace(_NUL, _REPLACED)
-        case list():
-            return [_without_nul(item) for item in cast("list[Any]", value)]
-        case dict():
-            items = cast("dict[str, Any]", value).items()
-            return {_without_nul(key): _without_nul(item) for key, item in items}
-        case _:
-            return value
+        return read_json(body)
+    except ContentError as error:
+        raise ApiError(400, f"The body is {error}.") from None
 
 
 def _is_small(metadata: dict[str, Any]) -> dict[str, Any]:
@@ -206,7 +173,7 @@ def query_text(request: Request, name: str) -> str | None:
         ApiError: 422, it has a NUL, which PostgreSQL cannot store.
     """
     text = request.query_params.get(name)
-    if text is not None and _NUL in text:
+    if text is not None and NUL in text:
         raise ApiError(422, f"{name} must be text without NUL")
     return text
 

@@ -54,6 +54,14 @@ class RunBody(Body):
     on_completion: Literal["delete", "keep"] = "delete"
     after_seconds: float = Field(default=0, ge=0, le=31_536_000, allow_inf_nan=False)
     durability: Literal["sync", "async", "exit"] | None = None
+    webhook: None = Field(default=None, description="Not supported.")
+
+    @field_validator("webhook", mode="before")
+    @classmethod
+    def _no_webhook(cls, given: object) -> None:
+        # Other unknown fields are ignored; whoever names a webhook waits for a call that would never come.
+        if given is not None:
+            raise ValueError("this service calls no webhooks; join or stream the run to learn how it ends")
 
     @field_validator("stream_mode", mode="before")
     @classmethod

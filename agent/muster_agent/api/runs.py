@@ -1,6 +1,7 @@
 """Runs: on threads, and by themselves."""
 
 from collections.abc import AsyncGenerator, Sequence
+from dataclasses import replace
 from typing import Any, Literal
 
 from fastapi import FastAPI
@@ -9,6 +10,7 @@ from pydantic import Field, RootModel
 from starlette.requests import Request
 from starlette.responses import Response
 
+from muster_agent import decisions
 from muster_agent.agents.assistants import Assistant, UnknownAssistantError
 from muster_agent.api.event_stream import EventStream, FinalResult, Left, Listening
 from muster_agent.api.requests import (
@@ -108,9 +110,16 @@ async def _batch(request: Request) -> Response:
     if not 1 <= len(batch.root) <= _MOST_IN_BATCH:
         raise ApiError(422, f"a batch has 1 to {_MOST_IN_BATCH} runs")
     # All are looked at before one is made.
-    orders = [await _order(request, caller, body) for body in batch.root]
+    orders = [_numbered(await _order(request, caller, body), place) for place, body in enumerate(batch.root)]
     runs = [await service_of(request).runs.submit(order) for order in orders]
     return Json([run_as_json(run) for run in runs]).response()
+
+
+def _numbered(order: Order, place: int) -> Order:
+    """An order of a batch with an idempotency key of its own; no header has a line break, so no other has it."""
+    if order.idempotency_key is None:
+        return order
+    return replace(order, idempotency_key=f"{order.idempotency_key}\n{place}")
 
 
 async def _order(request: Request, caller: Caller, body: RunBody) -> Order:
@@ -134,7 +143,28 @@ async def _order(request: Request, caller: Caller, body: RunBody) -> Order:
         idempotency_key=key,
     )
     await check_checkpoint(service, order, body.started_at)
+    await check_answer(service, order)
     return order
+
+
+async def check_answer(service: Service, order: Order) -> None:
+    """See that what waits on the thread can be answered so: a wrong answer would stay there, in every right one's way.
+
+    Raises:
+        ApiError: 422, it cannot.
+    """
+    command: dict[str, Any] = order.kwargs["command"] or {}
+    resume = command.get("resume")
+    if resume is None or order.thread_id is None:
+        return
+    try:
+        thread = await service.threads.get(order.caller.tenant, order.thread_id)
+    except ThreadNotFoundError:  # told when the run is made, which may make the thread, too
+        return
+    tools = [tool.name for tool in order.assistant.tools]
+    problem = decisions.problem_with_resume(resume, thread["interrupts"] or {}, tools)
+    if problem is not None:
+        raise ApiError(422, f"command.resume: {problem}")
 
 
 def assistant_of(service: Service, name: str) -> Assistant:

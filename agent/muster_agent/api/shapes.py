@@ -45,6 +45,18 @@ def selected(told: dict[str, Any], key: str, names: Sequence[str] | None) -> dic
     return told if not names else {name: told[name] for name in (key, *names) if name in told}
 
 
+def chosen(state: dict[str, Any], names: Sequence[str] | None) -> dict[str, Any]:
+    """What a client wants of a state, all where it does not say; `values.NAME` is one of its values."""
+    if not names:
+        return state
+    told = {name: state[name] for name in names if name in state}
+    parts = [part for name in names if (part := name.removeprefix("values.")) != name]
+    if parts and "values" not in told:
+        values: Any = state["values"]
+        told["values"] = {part: values[part] for part in parts if isinstance(values, dict) and part in values}
+    return told
+
+
 def run_as_json(row: Mapping[Any, Any], select: Sequence[str] | None = None) -> dict[str, Any]:
     """A run."""
     told: dict[str, Any] = {

@@ -1,8 +1,10 @@
-"""A thread over a WebSocket: commands and subscriptions come in, answers and events go out."""
+"""A thread over a WebSocket: commands and subscriptions come in, answers and events go out.
 
-from contextlib import aclosing
-from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
+Whatever goes wrong is told: a command gets an answer, and a conversation that cannot go on a close frame.
+"""
+
+from contextlib import aclosing, suppress
+from typing import TYPE_CHECKING, Any, cast
 
 import anyio
 import orjson
@@ -10,12 +12,16 @@ from langchain_core.utils.uuid import uuid7
 from pydantic import ValidationError
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
+from muster_agent import failures
 from muster_agent.api.commands import Command, Sender, refusal
+from muster_agent.api.content import ContentError, read_json
+from muster_agent.api.origins import may_use
 from muster_agent.api.requests import MAX_BODY_BYTES, ApiError, checked_id
 from muster_agent.api.subscribing import SubscriptionBody, subscribed
 from muster_agent.failures import Failure
 from muster_agent.runs.records import ThreadNotFoundError
 from muster_agent.wire import to_json
+from muster_observability import logs
 from muster_observability.request_ids import new_request_id
 
 if TYPE_CHECKING:
@@ -25,11 +31,23 @@ _MOST_SUBSCRIPTIONS = 64
 # A browser is not told the status of a refused handshake, so the socket is opened and closed with this plus the status.
 _CLOSE = 4000
 _NO_TEXT = 1003
+_BROKE = 1011
+
+_log = logs.get("agent")
 
 
 async def serve_thread(websocket: WebSocket) -> None:
     """Serve one client for as long as it stays."""
     await websocket.accept()
+    try:
+        await _serve(websocket)
+    except Exception:  # noqa: BLE001 - the server would let the connection drop without a word
+        _log.exception("conversation broke")
+        with suppress(RuntimeError, WebSocketDisconnect):  # it is closed already
+            await websocket.close(_BROKE, failures.internal().message)
+
+
+async def _serve(websocket: WebSocket) -> None:
     try:
         sender = await _sender(websocket)
     except Failure as error:
@@ -55,10 +73,10 @@ async def _sender(websocket: WebSocket) -> Sender:
         ThreadNotFoundError: The thread is another tenant's.
     """
     # A browser asks nobody before it opens a socket for a page, whichever page that is.
-    origin = websocket.headers.get("origin")
-    if origin is not None and urlsplit(origin).netloc != websocket.headers.get("host"):
-        raise ApiError(403, "Pages of other sites may not use this service.")
     service: Service = websocket.app.state.service
+    headers = websocket.headers
+    if not may_use(headers.get("origin"), headers.get("host"), service.settings.allowed_origins):
+        raise ApiError(403, "Pages of other sites may not use this service.")
     caller = await service.callers.identify(websocket.headers)
     thread_id = checked_id(websocket.path_params["thread_id"], "thread")
     await service.thread_events.check(caller.tenant, thread_id)
@@ -90,8 +108,17 @@ class _Conversation:
         """The answer to a command; None where it has been sent already."""
         try:
             command = _read(text)
-        except ApiError as error:
-            return refusal(None, "invalid_argument", error.detail)
+        except _RefusedError as error:
+            return refusal(error.command_id, "invalid_argument", str(error))
+        try:
+            return await self._done(command)
+        except WebSocketDisconnect:
+            raise
+        except Exception:  # noqa: BLE001 - one command that fails is no reason to end the others
+            _log.exception("command broke", request_id=self._sender.request_id)
+            return refusal(command.id, "unknown_error", failures.internal().message)
+
+    async def _done(self, command: Command) -> dict[str, Any] | None:
         match command.method:
             case "subscription.subscribe":
                 return await self._subscribe(command)
@@ -131,6 +158,11 @@ class _Conversation:
         return {"type": "success", "id": command.id, "result": {}}
 
     async def _relay(self, body: SubscriptionBody, scope: anyio.CancelScope) -> None:
+        """Tell what a subscription is for, until it is given up or the client has left."""
+        with suppress(WebSocketDisconnect):
+            await self._tell(body, scope)
+
+    async def _tell(self, body: SubscriptionBody, scope: anyio.CancelScope) -> None:
         sender = self._sender
         events = subscribed(sender.service, sender.caller.tenant, sender.thread_id, body)
         with scope:
@@ -147,12 +179,38 @@ class _Conversation:
             await self._websocket.send_text(message.decode())
 
 
+class _RefusedError(Exception):
+    """A message is no command; its text says why.
+
+    Attributes:
+        command_id: What it names itself, if it says so.
+    """
+
+    def __init__(self, message: str, command_id: int | None = None) -> None:
+        self.command_id = command_id
+        super().__init__(message)
+
+
 def _read(text: str) -> Command:
-    if len(text) > MAX_BODY_BYTES:
-        raise ApiError(413, f"A message is larger than {MAX_BODY_BYTES} bytes.")
+    message = text.encode()
+    if len(message) > MAX_BODY_BYTES:
+        raise _RefusedError(f"A message is larger than {MAX_BODY_BYTES} bytes.")
     try:
-        return Command.model_validate(orjson.loads(text))
-    except orjson.JSONDecodeError:
-        raise ApiError(422, "Protocol commands must be valid JSON.") from None
+        content = read_json(message)
+    except ContentError as error:
+        words = f"A message must be a command in JSON; this one is {error}."
+        raise _RefusedError(words, _id_in(message)) from None
+    try:
+        return Command.model_validate(content)
     except ValidationError:
-        raise ApiError(422, "Protocol commands must include an integer id and string method.") from None
+        raise _RefusedError("Protocol commands must include an integer id and string method.") from None
+
+
+def _id_in(message: bytes) -> int | None:
+    """The number of a command that cannot be taken, so that its client does not wait for ever."""
+    try:
+        content = cast("object", orjson.loads(message))
+    except orjson.JSONDecodeError:
+        return None
+    named: object = cast("dict[str, object]", content).get("id") if isinstance(content, dict) else None
+    return named if type(named) is int else None

@@ -1,7 +1,7 @@
 """Threads, their states and histories."""
 
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from fastapi import FastAPI
@@ -9,6 +9,7 @@ from pydantic import Field
 from starlette.requests import Request
 from starlette.responses import Response
 
+from muster_agent.api.paths import Path, at, parsed
 from muster_agent.api.requests import (
     ApiError,
     Body,
@@ -25,22 +26,38 @@ from muster_agent.api.requests import (
     read,
     service_of,
 )
-from muster_agent.api.run_body import NO_CHECKPOINT, checkpoint_of
-from muster_agent.api.shapes import thread_as_json
+from muster_agent.api.run_body import NO_CHECKPOINT, Jump, checkpoint_of
+from muster_agent.api.shapes import chosen, thread_as_json
 from muster_agent.callers import Caller
-from muster_agent.runs.records import NewThread, ThreadStatus
+from muster_agent.runs.command import command_of
+from muster_agent.runs.records import NewThread, Row, ThreadStatus
 from muster_agent.runs.thread_rows import SORTABLE, ThreadQuery
 from muster_agent.runs.threads import NoCheckpointError, StateRefusedError, StateUpdate
 
 _MOST = 1000
+_MOST_PATHS = 10
 _MOST_OFFSET = 10**8
 
 
+class WrittenCommand(Body):
+    """A command that a node is to have returned."""
+
+    goto: str | Jump | list[str | Jump] | None = None
+    update: dict[str, Any] | list[tuple[str, Any]] | None = None
+    resume: None = None  # there is no question in a thread that is being made
+
+
 class SuperstepUpdate(Body):
-    """One write of a state that is given with a new thread."""
+    """One write of a state that is given with a new thread: values, or a command in their place."""
 
     values: Any = None
+    command: WrittenCommand | None = None
     as_node: str | None = None
+
+    def change(self) -> StateUpdate:
+        """It, as threads take it."""
+        command = None if self.command is None else self.command.model_dump(exclude_none=True)
+        return StateUpdate(self.values if command is None else command_of(command), self.as_node)
 
 
 class Superstep(Body):
@@ -71,6 +88,7 @@ class SearchBody(Body):
     sort_by: str | None = None
     sort_order: Literal["asc", "desc"] | None = None
     select: list[str] | None = None
+    extract: dict[str, str] | None = Field(default=None, max_length=_MOST_PATHS)
 
 
 class PatchBody(Body):
@@ -93,6 +111,7 @@ class CheckpointBody(Body):
 
     checkpoint: dict[str, Any]
     subgraphs: bool = False
+    select: list[str] | None = None
 
 
 class HistoryBody(Body):
@@ -102,6 +121,7 @@ class HistoryBody(Body):
     before: dict[str, Any] | str | None = None
     metadata: Filters | None = None
     checkpoint: dict[str, Any] | None = None
+    select: list[str] | None = None
 
 
 class PruneBody(Body):
@@ -121,13 +141,13 @@ def add_threads(app: FastAPI) -> None:
     add(app, "PATCH", "/threads/{thread_id}", _patch, PatchBody)
     add(app, "DELETE", "/threads/{thread_id}", _delete)
     add(app, "POST", "/threads/{thread_id}/copy", _copy)
-    add(app, "GET", "/threads/{thread_id}/state", _state, query=("subgraphs",))
+    add(app, "GET", "/threads/{thread_id}/state", _state, query=("subgraphs", "select"))
     add(app, "POST", "/threads/{thread_id}/state", _update_state, StateBody)
     add(app, "PATCH", "/threads/{thread_id}/state", _patch, PatchBody)
     add(app, "POST", "/threads/{thread_id}/state/checkpoint", _state_at, CheckpointBody)
-    add(app, "GET", "/threads/{thread_id}/state/{checkpoint_id}", _state_of, query=("subgraphs",))
+    add(app, "GET", "/threads/{thread_id}/state/{checkpoint_id}", _state_of, query=("subgraphs", "select"))
     add(app, "POST", "/threads/{thread_id}/history", _history, HistoryBody)
-    add(app, "GET", "/threads/{thread_id}/history", _history_by_query, query=("limit", "before"))
+    add(app, "GET", "/threads/{thread_id}/history", _history_by_query, query=("limit", "before", "select"))
 
 
 async def _whose(request: Request) -> tuple[Caller, str]:
@@ -144,10 +164,7 @@ async def _create(request: Request) -> Response:
         metadata["graph_id"] = body.graph_id
     thread = NewThread(thread_id, caller.tenant, metadata)
     may_exist = body.if_exists == "do_nothing"
-    steps = [
-        [StateUpdate(update.values, update.as_node) for update in step.updates]
-        for step in body.supersteps or ()
-    ]
+    steps = [[update.change() for update in step.updates] for step in body.supersteps or ()]
     try:
         row = await service.threads.create(thread, may_exist=may_exist, supersteps=steps)
     except StateRefusedError as error:
@@ -171,7 +188,18 @@ async def _search(request: Request) -> Response:
     headers = {"x-pagination-total": str(total)}
     if body.offset + len(rows) < total:
         headers["x-pagination-next"] = str(body.offset + len(rows))
-    return Json([thread_as_json(row, body.select) for row in rows], headers=headers).response()
+    paths = {name: parsed(path) for name, path in (body.extract or {}).items()}
+    told = [_found(row, body.select, paths) for row in rows]
+    return Json(told, headers=headers).response()
+
+
+def _found(row: Row, select: Sequence[str] | None, paths: Mapping[str, Path]) -> dict[str, Any]:
+    """A thread that was searched for, with what is wanted of it under names of the client's own."""
+    told = thread_as_json(row, select)
+    if paths:
+        whole = thread_as_json(row)
+        told["extracted"] = {name: at(whole, path) for name, path in paths.items()}
+    return told
 
 
 async def _count(request: Request) -> Response:
@@ -196,6 +224,8 @@ async def _patch(request: Request) -> Response:
     caller, thread_id = await _whose(request)
     body = await read(request, PatchBody)
     row = await service_of(request).threads.patch(caller.tenant, thread_id, body.metadata or {})
+    if "return=minimal" in request.headers.get("prefer", "").replace(" ", "").lower().split(","):
+        return Response(status_code=204, headers={"preference-applied": "return=minimal"})
     return Json(thread_as_json(row)).response()
 
 
@@ -214,7 +244,7 @@ async def _state(request: Request) -> Response:
     caller, thread_id = await _whose(request)
     threads = service_of(request).threads
     state = await threads.state(caller.tenant, thread_id, subgraphs=is_set(request, "subgraphs"))
-    return Json(state).response()
+    return Json(chosen(state, _select(request))).response()
 
 
 async def _state_at(request: Request) -> Response:
@@ -222,7 +252,7 @@ async def _state_at(request: Request) -> Response:
     body = await read(request, CheckpointBody)
     where = checkpoint_of(body.checkpoint)
     state = await service_of(request).threads.state(caller.tenant, thread_id, where, subgraphs=body.subgraphs)
-    return Json(state).response()
+    return Json(chosen(state, body.select)).response()
 
 
 async def _state_of(request: Request) -> Response:
@@ -230,7 +260,11 @@ async def _state_of(request: Request) -> Response:
     where = checkpoint_of({"checkpoint_id": request.path_params["checkpoint_id"]})
     subgraphs = is_set(request, "subgraphs")
     state = await service_of(request).threads.state(caller.tenant, thread_id, where, subgraphs=subgraphs)
-    return Json(state).response()
+    return Json(chosen(state, _select(request))).response()
+
+
+def _select(request: Request) -> Sequence[str]:
+    return request.query_params.getlist("select")
 
 
 async def _update_state(request: Request) -> Response:
@@ -259,7 +293,9 @@ async def _history(request: Request) -> Response:
 async def _history_by_query(request: Request) -> Response:
     caller, thread_id = await _whose(request)
     body = HistoryBody(
-        limit=max(1, number(request, "limit", 10, _MOST)), before=query_text(request, "before")
+        limit=max(1, number(request, "limit", 10, _MOST)),
+        before=query_text(request, "before"),
+        select=[*_select(request)],
     )
     return await _states(request, caller, thread_id, body)
 
@@ -269,7 +305,7 @@ async def _states(request: Request, caller: Caller, thread_id: str, body: Histor
     states = await service_of(request).threads.history(
         caller.tenant, thread_id, body.limit, before, checkpoint_of(body.checkpoint), body.metadata
     )
-    return Json(states).response()
+    return Json([chosen(state, body.select) for state in states]).response()
 
 
 def _before(given: Mapping[str, Any] | str | None) -> dict[str, Any] | None:

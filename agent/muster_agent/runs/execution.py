@@ -26,7 +26,7 @@ from muster_agent.runs.command import command_of
 from muster_agent.runs.complaints import complaint_of, complaint_of_timeout
 from muster_agent.runs.events import StoredEvent, Writer
 from muster_agent.runs.records import Cancel, Claimed, LeaseLostError, Outcome, RunStatus, ThreadStatus
-from muster_agent.runs.states import leave_unusable, state_of
+from muster_agent.runs.states import state_of
 from muster_agent.streams import v1, v2
 from muster_agent.wire import interrupt_as_json, plain, to_json
 from muster_observability import logs
@@ -232,8 +232,11 @@ class Execution:
 
     @property
     def _goes_on(self) -> bool:
-        """Whether it begins without input, so that its first step is written beside a checkpoint of another run."""
-        return self._kwargs.get("input") is None
+        """Whether it begins without input, so that its first step is written beside a checkpoint of another run.
+
+        An input beside a command is none: some clients send an empty one.
+        """
+        return self._kwargs.get("input") is None or self._kwargs.get("command") is not None
 
     async def _note_start(self, config: RunnableConfig) -> None:
         """Keep what stands beside the checkpoint where it begins, so that it can be put back."""
@@ -377,8 +380,6 @@ class Execution:
             assistant = self._services.assistants.find(self._run["assistant_id"])
             async with assistant.open(self._services.memory, self._config(assistant)) as opened:
                 return await self._at_rest(status, opened, error)
-        if error is not None:
-            await leave_unusable(graph, self._thread_config())
         state = await state_of(graph, self._thread_config())
         thread = ThreadStatus.INTERRUPTED if state.interrupts or state.next else ThreadStatus.IDLE
         outcome = self._with_state(status, ThreadStatus.ERROR if error else thread, state)

@@ -21,7 +21,7 @@ from langgraph.checkpoint.base import (
     CheckpointTuple,
     DeltaChannelHistory,
 )
-from langgraph.types import StateSnapshot, StateUpdate
+from langgraph.types import StateSnapshot
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
@@ -29,9 +29,6 @@ if TYPE_CHECKING:
     from langgraph.checkpoint.base import PendingWrite
 
     from muster_agent.agents.assistants import Graph
-
-# What makes a checkpoint of another's values, and is told apart by this name.
-_COPY = "__copy__"
 
 
 async def state_of(graph: "Graph", config: RunnableConfig, *, subgraphs: bool = False) -> StateSnapshot:
@@ -54,20 +51,6 @@ async def states_of(
     except Exception:  # noqa: BLE001 - likewise
         async for state in _settled(graph).aget_state_history(config, before=last, limit=left):
             yield state
-
-
-async def leave_unusable(graph: "Graph", thread: RunnableConfig) -> None:
-    """Let a thread go on beside a checkpoint that no run can begin at.
-
-    An update that comes with a `Command` is stored beside the newest checkpoint before it is looked at. Every later run
-    would begin with it, and fail. A copy of the checkpoint has the same values, and what the graph has asked is asked
-    again by the next run.
-    """
-    try:
-        async for _ in graph.aget_state_history(thread, limit=1):
-            pass
-    except Exception:  # noqa: BLE001 - likewise
-        await graph.abulk_update_state(thread, [[StateUpdate(None, _COPY)]])
 
 
 @asynccontextmanager

@@ -106,16 +106,17 @@ class Tape:
         A run that was asked for in the first protocol has said nothing in the second: its state is told here.
         """
         told = orjson.loads(event.data)
-        result = cast("dict[str, Any]", told.get("result") or {})
-        waiting = {each["id"] for each in result.get("__interrupt__") or ()}
+        result: Any = told.get("result", {})  # a run that was cancelled before it began has none
+        named = cast("dict[str, Any]", result) if isinstance(result, dict) else {}
+        waiting = {each["id"] for each in named.get("__interrupt__") or ()}
         for question in self._questions:
             if orjson.loads(question.params)["data"]["interrupt_id"] in waiting:
                 yield question
         self._questions.clear()
-        if result and not self._is_second and "__error__" not in result and event.seq > _FIRST_EVENTS:
+        if result and not self._is_second and "__error__" not in named and event.seq > _FIRST_EVENTS:
             yield _last_values(said, event.seq - 1, result)
         self._is_second = False
-        yield _lifecycle(said, *_how_it_ended(said, RunStatus(told["status"]), has_result=bool(result)))
+        yield _lifecycle(said, *_how_it_ended(said, RunStatus(told["status"]), has_result=result != {}))
 
 
 def _how_it_ended(said: "Said", status: RunStatus, *, has_result: bool) -> tuple[str, dict[str, Any]]:
@@ -133,11 +134,18 @@ def _how_it_ended(said: "Said", status: RunStatus, *, has_result: bool) -> tuple
     return "failed", {"error": str(error.get("message", "The run failed."))}
 
 
-def _last_values(said: "Said", seq: int, result: dict[str, Any]) -> ThreadEvent:
+def _last_values(said: "Said", seq: int, result: Any) -> ThreadEvent:  # noqa: ANN401 - JSON
     """A run's state at its end, numbered as the event before it, which was not told."""
-    state = {name: value for name, value in result.items() if name != "__interrupt__"}
+    state = _without_questions(result)
     params: dict[str, Any] = {"namespace": [], "timestamp": _now_ms(), "data": state}
     return ThreadEvent(_number(said) - 1, f"{said.run_id}:{seq}", "values", [], orjson.dumps(params))
+
+
+def _without_questions(result: Any) -> Any:  # noqa: ANN401 - JSON
+    if not isinstance(result, dict):
+        return result
+    named = cast("dict[str, Any]", result)
+    return {name: value for name, value in named.items() if name != "__interrupt__"}
 
 
 def _lifecycle(said: "Said", word: str, more: dict[str, Any]) -> ThreadEvent:

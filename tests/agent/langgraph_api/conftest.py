@@ -18,6 +18,7 @@ _ON_BOTH = {
     "test_store_routes",
     "test_tenants",
     "test_thread_routes",
+    "test_unusable_states",
 }
 
 

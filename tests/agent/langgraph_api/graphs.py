@@ -1,9 +1,16 @@
 """Graphs for the tests of LangGraph's API."""
 
+from dataclasses import dataclass
 from operator import add
-from typing import Annotated, Any, TypedDict
+from typing import Annotated, Any, ClassVar, TypedDict
 
-from langgraph.graph import END, START, StateGraph  # pyright: ignore[reportMissingTypeStubs] - typed inline
+from langgraph.func import entrypoint  # pyright: ignore[reportMissingTypeStubs] - typed inline
+from langgraph.graph import (  # pyright: ignore[reportMissingTypeStubs] - typed inline
+    END,
+    START,
+    MessagesState,
+    StateGraph,
+)
 from langgraph.types import interrupt
 
 
@@ -31,3 +38,66 @@ for _name in ("a", "b"):
     two_questions.add_edge(_name, END)
 two_questions.add_node("echo", _echo)
 two_questions.add_edge("echo", END)
+
+
+@entrypoint()
+async def saying(word: str) -> str:
+    """A graph of LangGraph's functional API, whose state is a text."""
+    return f"said {word}"
+
+
+@entrypoint()
+async def listing(word: str) -> list[str]:
+    """One whose state is a list."""
+    return [word, word]
+
+
+@entrypoint()
+async def asking(word: str) -> list[str]:
+    """One that asks before it has any state."""
+    answer: str = interrupt("which?")
+    return [word, answer]
+
+
+def _answer(state: MessagesState) -> dict[str, Any]:
+    return {"messages": [("ai", f"{state['messages'][-1].text}: {interrupt('what then?')}")]}
+
+
+waiting: StateGraph[Any, Any, Any, Any] = StateGraph(MessagesState)
+waiting.add_node("answer", _answer)
+waiting.add_edge(START, "answer")
+waiting.add_edge("answer", END)
+
+
+@dataclass
+class Note:
+    """Something in a state that tells how often it is read."""
+
+    text: str
+    read: ClassVar[list[str]] = []
+
+    def __post_init__(self) -> None:
+        self.read.append(self.text)
+
+
+class Notes(TypedDict, total=False):
+    """A note and how many there were."""
+
+    count: int
+    note: Note
+
+
+def _note(state: Notes) -> Notes:
+    count = state.get("count", 0) + 1
+    return {"count": count, "note": Note(f"note {count}")}
+
+
+noting: StateGraph[Any, Any, Any, Any] = StateGraph(Notes)
+noting.add_node("note", _note)
+noting.add_edge(START, "note")
+noting.add_edge("note", END)
+
+
+def breaking() -> Any:
+    """A factory that is broken."""
+    raise RuntimeError("CANARY")

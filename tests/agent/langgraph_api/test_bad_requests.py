@@ -56,6 +56,7 @@ BODIES: dict[tuple[str, str], dict[str, Any]] = {
         "sort_by": "status",
         "sort_order": "asc",
         "select": ["status"],
+        "extract": {"a": "values.messages[-1]"},
     },
     ("POST", "/threads/count"): {"metadata": {}, "values": {}, "status": "idle"},
     ("POST", "/threads/prune"): {"thread_ids": [MISSING], "strategy": "delete"},
@@ -68,12 +69,17 @@ BODIES: dict[tuple[str, str], dict[str, Any]] = {
         "checkpoint_id": None,
     },
     ("PATCH", "/threads/{thread}/state"): {"metadata": {}},
-    ("POST", "/threads/{thread}/state/checkpoint"): {"checkpoint": {}, "subgraphs": False},
+    ("POST", "/threads/{thread}/state/checkpoint"): {
+        "checkpoint": {},
+        "subgraphs": False,
+        "select": ["values.messages"],
+    },
     ("POST", "/threads/{thread}/history"): {
         "limit": 1,
         "before": None,
         "metadata": {"a": 1},
         "checkpoint": {"checkpoint_ns": ""},
+        "select": ["values.messages"],
     },
     ("POST", "/threads/{thread}/runs/wait"): run(
         command=None,
@@ -135,6 +141,15 @@ SPECIAL: tuple[tuple[str, str, Any, int], ...] = (
     ("POST", "/threads", {"supersteps": [{"updates": [{"values": {}}]}]}, 422),
     ("POST", "/threads", {"graph_id": "agent", "supersteps": [{"updates": [{"as_node": "nobody"}]}]}, 422),
     ("POST", "/threads", {"graph_id": "agent", "supersteps": [{"updates": []}]}, 422),
+    (
+        "POST",
+        "/threads",
+        {
+            "graph_id": "agent",
+            "supersteps": [{"updates": [{"command": {"update": [1]}, "as_node": "model"}]}],
+        },
+        422,
+    ),
     ("POST", "/threads/search", {"metadata": MANY}, 422),
     ("POST", "/threads/search", {"metadata": {"a": MANY}}, 422),
     ("POST", "/threads/search", {"metadata": {'a" OR 1=1 --': 1}}, 422),

@@ -228,3 +228,20 @@ async def test_threads_of_others_are_not_there(start: Start, http: httpx.AsyncCl
 
     assert [answer.status_code for answer in refused] == [404, 404, 404, 401]
     assert len(runs.json()) == 1
+
+
+@pytest.mark.parametrize("wrong", [[], {}, ["enqueue"], {"a": 1}, 7, True])
+@pytest.mark.parametrize("name", ["multitaskStrategy", "multitask_strategy"])
+async def test_a_strategy_that_is_no_word(
+    start: Start, http: httpx.AsyncClient, name: str, wrong: Any
+) -> None:
+    """It is refused by its name; a word of a later release is as if nothing were said."""
+    async with start(Say("Fine.")) as (agent, _client):
+        thread = new_thread()
+        told = await command(http, agent, thread, "run.start", ask("hi", **{name: wrong}))
+        unknown: dict[str, Any] = {name: "later"}
+        later = await command(http, agent, thread, "run.start", ask("hi", **unknown))
+
+    assert (told["type"], told["error"]) == ("error", "invalid_argument")
+    assert "multitask_strategy" in told["message"]
+    assert later["type"] == "success"

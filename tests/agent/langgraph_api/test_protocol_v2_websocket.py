@@ -11,6 +11,7 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosedError
 
 from muster_agent.testing import CallTools, Hold, Say, ScriptedAgent
+from tests.agent.langgraph_api.asking import Caller
 from tests.agent.langgraph_api.listening import (
     ALL,
     Event,
@@ -115,6 +116,37 @@ async def test_what_is_no_command(start: Start, text: str) -> None:
 
     assert (told["type"], told["error"]) == ("error", "invalid_argument")
     assert unknown["error"] == "unknown_command"
+
+
+@pytest.mark.parametrize("levels", [250, 500, 5000])
+async def test_a_command_that_is_nested_deeply(start: Start, http: httpx.AsyncClient, levels: int) -> None:
+    """It is refused as over HTTP: what has been stored of it would make every list with it an error."""
+    deep = "[" * levels + "]" * levels
+    params = f'{{"assistant_id": "agent", "input": {{"messages": [], "deep": {deep}}}}}'
+    async with start() as (agent, _client):
+        thread = await Caller(http, agent).thread()
+        async with talking(agent, thread) as socket:
+            number = 1 if levels < 1000 else None  # orjson reads no more, not even the number
+            told = await socket.say(f'{{"id": 1, "method": "run.start", "params": {params}}}', number)
+            after = await socket.command(2, "state.get", {})
+        assert await Caller(http, agent).get(f"/threads/{thread}/runs") == []
+        assert len(await Caller(http, agent).post("/threads/search")) == 1
+
+    assert (told["type"], told["error"]) == ("error", "invalid_argument")
+    assert after["type"] == "success"
+
+
+async def test_a_command_with_nul(start: Start, http: httpx.AsyncClient) -> None:
+    """It is stored as over HTTP: with U+FFFD in its place."""
+    async with start(Say("Fine.")) as (agent, _client):
+        thread = new_thread()
+        async with talking(agent, thread) as socket:
+            await socket.command(1, "subscription.subscribe", {"channels": ["lifecycle"]})
+            await socket.command(2, "run.start", ask("a\0b"))
+            await socket.run()
+        state = await Caller(http, agent).get(f"/threads/{thread}/state")
+
+    assert state["values"]["messages"][0]["content"] == "a\ufffdb"
 
 
 async def test_bytes_end_the_conversation(start: Start) -> None:

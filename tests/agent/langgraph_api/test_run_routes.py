@@ -322,6 +322,31 @@ async def test_the_same_request_again(start: Start, http: httpx.AsyncClient) -> 
         assert long.status_code == 422
 
 
+async def test_the_same_batch_again(start: Start, http: httpx.AsyncClient) -> None:
+    """Each run of a batch is made once, however often the batch is sent; a run with the same key is another one."""
+    async with start(improvise=improvise) as (agent, _client):
+        caller, key = Caller(http, agent), {"idempotency-key": "k"}
+        batch = [run(word, on_completion="keep") for word in ("one", "two", "three")]
+        first, second = [(await caller.send("POST", "/runs/batch", batch, key)).json() for _ in range(2)]
+        single = (await caller.send("POST", "/runs", run(), key)).json()
+    words = [made["kwargs"]["input"]["messages"][0]["content"] for made in first]
+    runs = [made["run_id"] for made in first]
+
+    assert words == ["one", "two", "three"]
+    assert [made["run_id"] for made in second] == runs
+    assert single["run_id"] not in runs
+
+
+@pytest.mark.parametrize("path", ["/runs", "/runs/wait", "/runs/stream"])
+async def test_webhooks_are_refused(start: Start, http: httpx.AsyncClient, path: str) -> None:
+    """Whoever names one would wait for a call that never comes, and is told; nothing is run."""
+    async with start() as (agent, _client):
+        answer = await Caller(http, agent).send("POST", path, run(webhook="http://127.0.0.1/"))
+
+    assert answer.status_code == 422
+    assert answer.json()["detail"].startswith("webhook: ")
+
+
 async def test_going_on_from_a_checkpoint(start: Start, http: httpx.AsyncClient) -> None:
     """A run goes on from where it is told to in each way that clients do, and a place that is not there is a 404."""
     async with start(improvise=improvise) as (agent, client):

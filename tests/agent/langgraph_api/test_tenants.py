@@ -189,6 +189,17 @@ async def test_stores_are_apart(start: Start, http: httpx.AsyncClient) -> None:
         assert await callers["ada"].get("/store/items?namespace=notes&key=last") is not None
 
 
+@pytest.mark.parametrize("header", ["x-api-key", "authorization"])
+@pytest.mark.parametrize("key", [b"\xe9", "\u043a\u043b\u044e\u0447".encode(), b"\xff" * 100])
+async def test_a_key_that_is_no_text(start: Start, http: httpx.AsyncClient, header: str, key: bytes) -> None:
+    """Bytes that no header of ours could carry are nobody's key; the proxy is not blamed for it."""
+    sent = {header.encode(): key if header == "x-api-key" else b"Bearer " + key}
+    async with start(keys=KEYS, key="k1") as (agent, _client):
+        for path in ("/threads/search", "/v1/chat/completions"):
+            answer = await http.post(f"{agent.url}{path}", json={}, headers=sent)
+            assert answer.status_code == 401
+
+
 @pytest.mark.parametrize("key", [None, "wrong", "K1", "x" * 5000])
 async def test_a_key_that_is_nobodys(start: Start, http: httpx.AsyncClient, key: str | None) -> None:
     """Where there are keys, a request without one of them is a 401 whatever else is wrong with it."""

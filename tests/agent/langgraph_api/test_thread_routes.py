@@ -10,6 +10,7 @@ from langgraph_sdk.errors import ConflictError, NotFoundError, UnprocessableEnti
 
 from muster_agent.testing import CallTools, Hold, Say
 from tests.agent.langgraph_api.asking import MISSING, Caller, asks, improvise, keys, run
+from tests.agent.langgraph_api.graphs import Note
 from tests.agent.runs.conftest import Start
 from tests.agent.runs.tools import EFFECTS
 
@@ -299,6 +300,99 @@ async def test_a_thread_made_with_a_state(start: Start, http: httpx.AsyncClient)
         assert answer.status_code == 422
         with pytest.raises(NotFoundError):
             await client.threads.get(MISSING)
+
+
+async def test_a_thread_made_with_commands(start: Start, http: httpx.AsyncClient) -> None:
+    """A superstep may have a command in the place of values: its update is written, and its nodes come next."""
+    two = {"two": {"graph": "tests.agent.langgraph_api.graphs:two_questions"}}
+    async with start(agents=two) as (agent, client):
+        caller = Caller(http, agent)
+        command = {"update": {"text": "given "}, "goto": "echo"}
+        steps: Any = [{"updates": [{"values": None, "command": command, "as_node": "a"}]}]
+        made: Any = await client.threads.create(graph_id="two", supersteps=steps)
+        state = await caller.get(f"/threads/{made['thread_id']}/state")
+        result: Any = await client.runs.wait(made["thread_id"], "two", input=None)
+        steps[0]["updates"][0]["command"] = {"resume": "yes"}
+        refused = await caller.send("POST", "/threads", {"graph_id": "two", "supersteps": steps})
+
+    assert (made["values"], state["next"]) == ({"text": "given "}, ["echo"])
+    assert result["text"] == "given echo given  "
+    assert refused.status_code == 422
+
+
+async def test_a_patch_without_an_answer(start: Start) -> None:
+    """A client that does not want the thread back gets a 204, and the thread is changed."""
+    async with start() as (_agent, client):
+        thread = (await client.threads.create())["thread_id"]
+        assert await client.threads.update(thread, metadata={"a": 1}, return_minimal=True) is None
+        assert (await client.threads.get(thread))["metadata"] == {"a": 1}
+
+
+async def test_parts_of_a_state(start: Start, http: httpx.AsyncClient) -> None:
+    """A client that names parts of a state gets those, one value among them, from wherever states are shown."""
+    async with start(improvise=improvise) as (agent, client):
+        caller, thread = Caller(http, agent), (await client.threads.create())["thread_id"]
+        await client.runs.wait(thread, "agent", input=asks("one"))
+        whole: Any = await client.threads.get_state(thread)
+        wanted = ["next", "values.messages", "values.nothing", "nothing"]
+        shown: list[Any] = [
+            await client.threads.get_state(thread, select=wanted),
+            await client.threads.get_state(thread, checkpoint=whole["checkpoint"], select=wanted),
+            await client.threads.get_state(thread, checkpoint_id=whole["checkpoint_id"], select=wanted),
+            (await client.threads.get_history(thread, limit=1, select=wanted))[0],
+            (await caller.get(f"/threads/{thread}/history?select=next&select=values.messages"))[0],
+        ]
+        only: Any = await client.threads.get_state(thread, select=["values"])
+
+    assert shown == [{"next": [], "values": {"messages": whole["values"]["messages"]}}] * 5
+    assert only == {"values": whole["values"]}
+
+
+async def test_extracts_of_threads(start: Start, http: httpx.AsyncClient) -> None:
+    """A search tells what is at a path under the client's name for it; what is no path is refused."""
+    async with start(improvise=improvise) as (agent, client):
+        thread = (await client.threads.create(metadata={"title": "mine"}))["thread_id"]
+        await client.runs.wait(thread, "agent", input=asks("one"))
+        paths = {
+            "last": "values.messages[-1].content",
+            "title": "metadata.title",
+            "none": "values.messages[7].content",
+            "lost": "values.messages.content",
+        }
+        found: Any = await client.threads.search(extract=paths, select=["status"])
+        wrong = [
+            await Caller(http, agent).send("POST", "/threads/search", {"extract": {"a": path}})
+            for path in ("", "values[", "values..a", "a[x]", "a[1" + "0" * 20 + "]", "a" * 1000)
+        ]
+
+    extracted = {"last": "re: one", "title": "mine", "none": None, "lost": None}
+    assert found == [{"thread_id": thread, "status": "idle", "extracted": extracted}]
+    assert [answer.status_code for answer in wrong] == [422] * 6
+
+
+async def test_a_page_of_history_reads_a_page(start: Start, http: httpx.AsyncClient) -> None:
+    """A client that wants the newest state does not have all the others read; with a filter, a few more are."""
+    noting = {"noting": {"graph": "tests.agent.langgraph_api.graphs:noting"}}
+    async with start(agents=noting) as (agent, client):
+        caller, thread = Caller(http, agent), (await client.threads.create())["thread_id"]
+        for turn in range(30):
+            kind = {"kind": "even" if turn % 2 == 0 else "odd"}
+            await client.runs.wait(thread, "noting", input={"count": turn}, metadata=kind)
+        path = f"/threads/{thread}/history"
+        Note.read.clear()
+        newest = await caller.post(path, {"limit": 1})
+        read_for_one = len(Note.read)
+        odd = await caller.post(path, {"limit": 25, "metadata": {"kind": "odd", "source": "loop"}})
+        every = await caller.post(path, {"limit": 1000})
+        before = await caller.post(path, {"limit": 2, "before": every[3]["checkpoint"]})
+
+    assert newest == every[:1]
+    assert read_for_one <= 2
+    wanted = [
+        each for each in every if (each["metadata"]["kind"], each["metadata"]["source"]) == ("odd", "loop")
+    ]
+    assert odd == wanted[:25]
+    assert before == every[4:6]
 
 
 async def test_states_of_the_past(start: Start, http: httpx.AsyncClient) -> None:
