@@ -100,7 +100,7 @@ def create_app(
     ):
         add(app)
     _tell_failures(app)
-    origins.let_in(app, settings.allowed_origins)
+    origins.let_in(app, settings.allowed_origins, _foreign)
     app.add_middleware(RequestIds)  # outside of it: preflights have an id, too
     return app
 
@@ -162,6 +162,11 @@ async def _refused(request: Request, error: Exception) -> Response:
     words = HTTPStatus(error.status_code).phrase
     message = f"{words}: {request.method} {request.url.path}"[:300]
     return _told(request, error.status_code, message, dict(error.headers or {}))  # `allow` on a 405
+
+
+def _foreign(request: Request) -> Response:
+    message = "a page of another site may not do this; MUSTER_AGENT_ALLOWED_ORIGINS lets pages in"
+    return _told(request, HTTPStatus.FORBIDDEN, message)
 
 
 async def _left(_request: Request, _error: Exception) -> Response:

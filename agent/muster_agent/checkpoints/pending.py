@@ -8,14 +8,14 @@ it is noted before, and put back.
 import base64
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, LiteralString, cast
 
 import orjson
-from langgraph.checkpoint.serde.types import RESUME
 
 _NO_TASK = "00000000-0000-0000-0000-000000000000"  # LangGraph's, for what no task has written
+_RESUME = "__resume__"  # LangGraph's channel of answers
 
-OF_COMMANDS = f"(channel = '{RESUME}' OR task_id = '{_NO_TASK}')"
+OF_COMMANDS: LiteralString = f"(channel = '{_RESUME}' OR task_id = '{_NO_TASK}')"
 """Which rows come with a client's command and not from a task: answers to questions, and updates."""
 
 _TASK = 2
@@ -54,7 +54,7 @@ class Pending:
 
 
 def _is_of_command(row: Sequence[Any]) -> bool:
-    return row[_CHANNEL] == RESUME or row[_TASK] == _NO_TASK
+    return row[_CHANNEL] == _RESUME or row[_TASK] == _NO_TASK
 
 
 def _text(value: bytes | None) -> str | None:

@@ -103,17 +103,16 @@ class PostgresSaver(Saver, AsyncPostgresSaver):
     async def put_back(self, thread_id: str, pending: Pending, *, command_alone: bool) -> None:
         """Have what stood beside these checkpoints stand there again, and no more; or only what a command brings."""
         which = f" AND {OF_COMMANDS}" if command_alone else ""
-        given = ", ".join(["%s"] * (len(_WRITES) + 1))
+        given = sql.SQL(", ").join([sql.Placeholder()] * (len(_WRITES) + 1))
+        names = sql.SQL(", ").join(map(sql.Identifier, ("thread_id", *_WRITES)))
+        insert = sql.SQL("INSERT INTO checkpoint_writes ({names}) VALUES ({given})")
         async with self._cursor(pipeline=True) as cursor:
             await cursor.execute(
                 f"DELETE FROM checkpoint_writes WHERE thread_id = %s AND checkpoint_id >= %s{which}",  # noqa: S608 - constants
                 (thread_id, pending.since),
             )
             for row in pending.chosen(command_alone=command_alone):
-                await cursor.execute(
-                    f"INSERT INTO checkpoint_writes (thread_id, {', '.join(_WRITES)}) VALUES ({given})",  # noqa: S608 - likewise
-                    (thread_id, *row),
-                )
+                await cursor.execute(insert.format(names=names, given=given), (thread_id, *row))
 
     async def copy(self, thread_id: str, to_thread_id: str) -> None:
         """Copy a thread's whole history to a thread that has none."""

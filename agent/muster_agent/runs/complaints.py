@@ -2,7 +2,7 @@
 
 import sqlite3
 from collections.abc import Mapping
-from typing import cast
+from typing import Any, cast
 
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -51,7 +51,7 @@ def failure_of(complaint: Mapping[str, str]) -> Failure:
         return Failure(504, "The run took too long.", code=failures.TIMEOUT)
     if "status" not in complaint:
         return failures.internal()
-    told = {name: complaint[name] for name in _FIELDS if name in complaint}
+    told: dict[str, Any] = {name: complaint[name] for name in _FIELDS if name in complaint}
     return Failure(int(complaint["status"]), complaint["message"], **told)
 
 

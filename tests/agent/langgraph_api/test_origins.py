@@ -60,6 +60,28 @@ async def test_a_page_that_is_named(start: Start, http: httpx.AsyncClient) -> No
     assert (nobody.status_code, nobody.headers["access-control-allow-origin"]) == (401, PAGE)
 
 
+@pytest.mark.parametrize("path", ["/threads", "/v1/chat/completions"])
+async def test_a_page_of_another_site_changes_nothing(
+    start: Start, http: httpx.AsyncClient, path: str
+) -> None:
+    """What its browser sends without asking is refused; a page that is named, or is ours, may."""
+    async with start(improvise=improvise, allowed_origins=ALLOWED) as (agent, client):
+        body = {"model": "muster-agent", "messages": [{"role": "user", "content": "?"}]}
+
+        async def send(site: str, origin: str) -> httpx.Response:
+            headers = {"content-type": "text/plain", "sec-fetch-site": site, "origin": origin}
+            return await http.post(f"{agent.url}{path}", content=json.dumps(body), headers=headers)
+
+        refused = [await send("cross-site", "https://evil.example"), await send("same-site", "null")]
+        assert not await client.threads.search()
+        assert not agent.model.calls
+        let_in = [await send("cross-site", PAGE), await send("same-origin", "http://proxied")]
+
+    assert {answer.status_code for answer in refused} == {403}
+    assert all(answer.headers["x-request-id"] for answer in refused)
+    assert {answer.status_code for answer in let_in} == {200}
+
+
 @pytest.mark.parametrize("allowed", ["", ALLOWED])
 async def test_a_page_that_is_not_named(start: Start, http: httpx.AsyncClient, allowed: str) -> None:
     """Its browser is not told that it may, neither before a request nor with an answer."""
