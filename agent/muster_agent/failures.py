@@ -5,6 +5,8 @@ where that helps the caller and 502 or 503 otherwise, ours is 500. A proxy's wor
 they are about the caller's request; other errors may tell of hosts and addresses that are not the caller's.
 """
 
+from collections.abc import Generator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import openai
@@ -168,3 +170,20 @@ def _message(error: openai.APIError) -> str:
         if isinstance(words, str):
             return words
     return "The proxy turned the model call away."
+
+
+@contextmanager
+def told() -> Generator[None]:
+    """Tell what goes wrong with a model call as the client may know it.
+
+    Raises:
+        Failure: It went wrong.
+    """
+    try:
+        yield
+    except openai.OpenAIError as error:
+        raise of_model_call(error) from error
+    except Failure:
+        raise
+    except Exception as error:  # the SDK raises whatever a broken answer leads to
+        raise unreadable_answer() from error

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, cast
 import orjson
 
 from muster_agent import failures
+from muster_agent.agents import summarised
 from muster_agent.failures import Failure
 from muster_agent.runs.complaints import failure_of
 from muster_agent.wire import encodable
@@ -23,9 +24,6 @@ if TYPE_CHECKING:
     from muster_agent.runs.events import StoredEvent
 
 ANSWERING_NODE = "model"
-
-SUMMARY_USAGE = "muster_usage"
-"""In a summary's `additional_kwargs`: the `usage_metadata` of the call that wrote it."""
 
 _TURNED_AWAY = frozenset({429, 503})
 _LONGEST_SHOWN = 200
@@ -214,7 +212,7 @@ class Reader:
         if not written or written[0].get("type") != "remove":
             return
         for message in written[1:2]:
-            self.usage.add(fields_of(fields_of(message.get("additional_kwargs")).get(SUMMARY_USAGE)))
+            self.usage.add(fields_of(fields_of(message.get("additional_kwargs")).get(summarised.USAGE)))
 
     def _spoke(self, message: Mapping[str, Any], *, is_answer: bool) -> Generator[Happening]:
         calls = cast("list[dict[str, Any]]", message.get("tool_calls") or [])

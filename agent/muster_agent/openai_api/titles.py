@@ -6,11 +6,10 @@ is nothing else to do.
 """
 
 import uuid
-from collections.abc import AsyncGenerator, Generator, Mapping
-from contextlib import aclosing, contextmanager
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import aclosing
 from typing import TYPE_CHECKING, Any
 
-import openai
 import orjson
 
 from muster_agent import failures, identity
@@ -42,23 +41,6 @@ def is_task(headers: Mapping[str, str], chat: "ChatRequest") -> bool:
     return is_like_one and not asked.lstrip().startswith(_ABOUT_FILES)
 
 
-@contextmanager
-def _told_as_failures() -> Generator[None]:
-    """Tell what goes wrong with a model call as the client may know it.
-
-    Raises:
-        Failure: It went wrong.
-    """
-    try:
-        yield
-    except openai.OpenAIError as error:
-        raise failures.of_model_call(error) from error
-    except failures.Failure:
-        raise
-    except Exception as error:  # the SDK raises whatever a broken answer leads to
-        raise failures.unreadable_answer() from error
-
-
 class TaskCall:
     """One call of the model for such a task.
 
@@ -86,7 +68,7 @@ class TaskCall:
         Raises:
             Failure: There is none.
         """
-        with identity.assumed(self._identity), _told_as_failures():
+        with identity.assumed(self._identity), failures.told():
             told: Any = await self._client.create(**await self._arguments(chat), stream=False)
             if not all(choice.finish_reason for choice in told.choices):
                 raise failures.unreadable_answer()
@@ -99,7 +81,7 @@ class TaskCall:
             Failure: They break off, or never come.
         """
         is_finished = False
-        with identity.assumed(self._identity), _told_as_failures():
+        with identity.assumed(self._identity), failures.told():
             arguments = {**await self._arguments(chat), "stream": True}
             if chat.wants_usage:
                 arguments["stream_options"] = {"include_usage": True}

@@ -8,10 +8,10 @@ is no difference: front ends join and trim what they show in ways of their own.
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import cast
 
 from langchain_core.messages import AIMessage, AnyMessage, HumanMessage
 
+from muster_agent.agents.summarised import is_summary
 from muster_agent.openai_api.approvals import before_question
 
 SEPARATOR = "\n\n"
@@ -139,7 +139,7 @@ def transcript_of(messages: Sequence[AnyMessage], *, is_asking: bool = False) ->
     seen: list[Turn] = []
     is_shortened = False
     for message in messages:
-        if _is_summary(message):
+        if is_summary(message):
             seen, is_shortened = [], True
         elif isinstance(message, HumanMessage):
             seen.append(Turn(is_assistant=False, texts=(str(message.text),)))
@@ -156,10 +156,3 @@ def _add(seen: list[Turn], message: AIMessage, *, is_first: bool) -> None:
         seen.append(replace(earlier, texts=(*earlier.texts, text), is_open=is_open))
     else:
         seen.append(Turn(is_assistant=True, texts=(text,), is_open=is_open, is_cut=is_first))
-
-
-def _is_summary(message: AnyMessage) -> bool:
-    """Whether a message stands in place of older ones; LangChain marks it so."""
-    if not isinstance(message, HumanMessage):
-        return False
-    return cast("dict[str, object]", message.additional_kwargs).get("lc_source") == "summarization"

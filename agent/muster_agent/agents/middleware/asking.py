@@ -20,14 +20,8 @@ async def answered(call: Callable[[], Awaitable[_Answer]], *, is_first: bool) ->
     Raises:
         Failure: It did not answer, or what it answered cannot be read.
     """
-    try:
+    with failures.told():
         return await _admitted(call, is_first=is_first)
-    except openai.OpenAIError as error:
-        raise failures.of_model_call(error) from error
-    except failures.Failure:
-        raise
-    except Exception as error:  # the SDK raises whatever a broken answer leads to
-        raise failures.unreadable_answer() from error
 
 
 async def _admitted(call: Callable[[], Awaitable[_Answer]], *, is_first: bool) -> _Answer:
