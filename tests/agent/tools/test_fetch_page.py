@@ -521,7 +521,10 @@ async def test_redirects_are_counted(site: Site) -> None:
         (page(b"\x1f\x8bno gzip", content_encoding="gzip"), FAILED),
         (page(gzip.compress(b"broken off", mtime=0)[:-9], content_encoding="gzip"), FAILED),
         (page(zlib.compress(b"deflate"), content_encoding="deflate"), FAILED),
-        (page(gzip.compress(gzip.compress(b"stacked", mtime=0), mtime=0), content_encoding="gzip, gzip"), FAILED),
+        (
+            page(gzip.compress(gzip.compress(b"stacked", mtime=0), mtime=0), content_encoding="gzip, gzip"),
+            FAILED,
+        ),
         (page(content_type="image/png"), r"^This page is no text, so it cannot be read\.$"),
         (page(content_type="application/octet-stream"), r"^This page is no text, so it cannot be read\.$"),
         (page(content_type="text"), r"^This page is no text, so it cannot be read\.$"),
