@@ -12,8 +12,9 @@ from tests.agent.agents.conftest import Serve
 from tests.agent.agents.tools import TOOLS
 from tests.agent.runs.tools import effects
 
+MAILS = "tests.agent.runs.tools"
 MAILER: dict[str, Any] = {
-    "tools": {"own": [f"{TOOLS}:note", "tests.agent.runs.tools:send_mail"]},
+    "tools": {"own": [f"{TOOLS}:note", f"{MAILS}:send_mail", f"{MAILS}:send_news"]},
     "approval": {"tools": "none"},
 }
 MANNERS = ["values", "messages-tuple", "events", "v2"]
@@ -68,13 +69,13 @@ async def test_a_call_that_was_cut_off_is_not_carried_out(
 async def test_arguments_that_are_no_object_are_told_to_the_model(
     serve: Serve, done: Path, manner: str, arguments: str
 ) -> None:
-    """What is no JSON object is not mended, streamed or not: the tool says what it expects, and the run goes on."""
-    broken = CallTools([("send_mail", arguments), ("note", {"text": "a"})])
+    """What is no JSON object is not mended, streamed or not: nothing is done without it, and the run goes on."""
+    broken = CallTools([("send_mail", arguments), ("send_news", arguments), ("note", {"text": "a"})])
     async with serve(MAILER, broken, Say("Done.")) as (agent, client):
         values = await heard(client, manner)
 
     assert values["messages"][-1]["content"] in ("Done.", [{"type": "text", "text": "Done.", "index": 0}])
-    assert sorted("Field required" in text for text in told(values)) == [False, True]
+    assert sorted("no JSON object" in text for text in told(values)) == [False, True, True]
     assert "noted a" in told(values)
     assert len(agent.model.calls) == 2
     assert not effects(done)

@@ -19,6 +19,13 @@ async def send_mail(to: Annotated[str, "Whom to"]) -> str:
 
 
 @tool
+async def send_news(to: Annotated[str, "Whom to"] = "everybody") -> str:
+    """Send the news."""
+    await asyncio.to_thread(_write, to)
+    return f"sent to {to}"
+
+
+@tool
 async def send_slowly(to: Annotated[str, "Whom to"]) -> str:
     """Send a mail, and take long to say so."""
     await asyncio.to_thread(_write, to)

@@ -11,6 +11,9 @@ from muster_agent import failures
 from muster_agent.clients import AS_WRITTEN
 from muster_agent.wire import encodable
 
+_BROKEN = "broken_tool_calls"
+"""In an answer's `additional_kwargs`: identifiers of calls whose arguments were no JSON object."""
+
 
 def checked(message: AIMessage) -> AIMessage:
     """A model's answer, fit to be kept and sent back.
@@ -23,19 +26,26 @@ def checked(message: AIMessage) -> AIMessage:
         raise failures.unreadable_answer()
     whole, broken = _calls(message)
     if reason == "length":
-        whole = _before_the_cut(whole, is_seen=bool(broken))
-    else:
-        # Arguments that are no JSON would end the run without an answer. Called with none, the tool says
-        # what it expects, and the model can mend its call.
-        whole += broken
+        whole, broken = _before_the_cut(whole, is_seen=bool(broken)), []
+    # Arguments that are no JSON would end the run without an answer. Called with none, the tool says what it expects,
+    # and the model can mend its call; a tool that expects nothing and changes the world must not take it for one.
+    calls = _with_identifiers([*whole, *broken])
     known = cast("dict[str, Any]", message.additional_kwargs)
+    noted = {name: value for name, value in known.items() if name != AS_WRITTEN}
+    if broken:
+        noted[_BROKEN] = [call["id"] for call in calls[len(whole) :]]
     update: dict[str, Any] = {
         "content": encodable(message.content),
-        "tool_calls": encodable(_with_identifiers(whole)),
+        "tool_calls": encodable(calls),
         "invalid_tool_calls": [],
-        "additional_kwargs": {name: value for name, value in known.items() if name != AS_WRITTEN},
+        "additional_kwargs": noted,
     }
     return message.model_copy(update=update)
+
+
+def is_broken(message: AIMessage, call_id: str | None) -> bool:
+    """Whether what the model wrote as the call's arguments is none of what stands there now."""
+    return call_id in cast("dict[str, Any]", message.additional_kwargs).get(_BROKEN, ())
 
 
 def _calls(message: AIMessage) -> tuple[list[ToolCall], list[ToolCall]]:

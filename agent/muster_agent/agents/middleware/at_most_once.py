@@ -9,6 +9,7 @@ from langchain_core.messages import AIMessage, ToolMessage
 from langchain_core.tools import BaseTool
 from langgraph.prebuilt.tool_node import ToolCallRequest
 
+from muster_agent.agents.middleware.answers import is_broken
 from muster_agent.agents.middleware.tool_errors import ToolHandler, ToolResult, refusal
 from muster_agent.runs import holds, journal
 
@@ -19,6 +20,7 @@ _UNKNOWN = (
     "Error: this call was begun before and broken off. Nobody knows whether it took effect, so it was not carried out "
     "again. Find out before you try it with a new call."
 )
+_BROKEN = "Error: the arguments are no JSON object, so nothing was done. Make the call again with an object."
 
 
 def changes_world(tool: BaseTool | None) -> bool:
@@ -41,8 +43,11 @@ class AtMostOnce(AgentMiddleware[AgentState[Any], Any, Any]):
         """Call a tool, unless it changes the world and has been called."""
         if not changes_world(request.tool):
             return await handler(request)
+        asking, call_id = _asking(request), request.tool_call["id"]
+        if is_broken(asking, call_id):
+            return refusal(request, _BROKEN)
         lease = holds.current().lease
-        key = journal.CallKey(lease.thread_id, _asking(request), request.tool_call["id"] or "")
+        key = journal.CallKey(lease.thread_id, str(asking.id), call_id or "")
         begun = await self._database().run(journal.begin, lease, key)
         if begun.result is not None:
             return ToolMessage.model_validate(begun.result)
@@ -54,9 +59,6 @@ class AtMostOnce(AgentMiddleware[AgentState[Any], Any, Any]):
         return result
 
 
-def _asking(request: ToolCallRequest) -> str:
+def _asking(request: ToolCallRequest) -> AIMessage:
     """The model's message that asks for the call."""
-    asking = next(
-        message for message in reversed(request.state["messages"]) if isinstance(message, AIMessage)
-    )
-    return str(asking.id)
+    return next(message for message in reversed(request.state["messages"]) if isinstance(message, AIMessage))
