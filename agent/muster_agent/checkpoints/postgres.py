@@ -19,7 +19,7 @@ from weakref import WeakKeyDictionary
 
 from langgraph.checkpoint.postgres.aio import AsyncPostgresSaver
 from langgraph.store.postgres.aio import AsyncPostgresStore
-from psycopg import AsyncConnection, AsyncCursor, errors, sql
+from psycopg import AsyncConnection, AsyncCursor, OperationalError, errors, sql
 from psycopg.rows import DictRow, dict_row
 from psycopg_pool import AsyncConnectionPool
 
@@ -167,10 +167,18 @@ async def _note_use(connection: AsyncConnection[Any]) -> None:
     _used_s[connection] = time.monotonic()
 
 
-async def _check(connection: AsyncConnection[Any]) -> None:
-    """See that a connection is alive that has not been used for a while: a restarted server must not cost a run."""
-    if time.monotonic() - _used_s.get(connection, -math.inf) > IDLE_S:
+async def _check(pool: AsyncConnectionPool[Any], connection: AsyncConnection[Any]) -> None:
+    """See that a connection is alive that has not been used for a while: a restarted server must not cost a run.
+
+    Where one is dead, so are the others: the pool would find them one after the other, waiting longer each time.
+    """
+    if time.monotonic() - _used_s.get(connection, -math.inf) < IDLE_S:
+        return
+    try:
         await AsyncConnectionPool.check_connection(connection)
+    except OperationalError:
+        await pool.check()
+        raise
 
 
 async def _drop_unused_blobs(cursor: AsyncCursor[Any], thread_id: str) -> None:
@@ -192,7 +200,7 @@ async def open_postgres(url: str) -> AsyncGenerator[tuple[Saver, "BaseStore"]]:
         max_size=_CONNECTIONS,
         kwargs=options,
         configure=_prepare,
-        check=_check,
+        check=lambda connection: _check(pool, connection),
         reset=_note_use,
         open=False,
     )

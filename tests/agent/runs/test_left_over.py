@@ -1,6 +1,7 @@
 """What nobody tells of is found all the same: left runs, ends that were not written, events of other processes."""
 
 import asyncio
+import contextlib
 import sqlite3
 from collections.abc import AsyncGenerator
 from typing import Any
@@ -57,7 +58,7 @@ async def test_more_runs_are_left_than_may_run_at_once(start: Start) -> None:
 async def test_an_end_that_could_not_be_written(start: Start, database_url: str) -> None:
     """The run is taken up again when the disk has room again, and whoever waits for it hears of its end."""
     async with start(Say("Hello."), lease_s=1) as (_agent, client):
-        with sqlite3.connect(database_url.removeprefix("sqlite:///")) as file:
+        with contextlib.closing(sqlite3.connect(database_url.removeprefix("sqlite:///"))) as file:
             file.execute(
                 "CREATE TRIGGER full BEFORE UPDATE OF status ON agent_runs WHEN NEW.status = 'success' "
                 "BEGIN SELECT RAISE(ABORT, 'disk full'); END"
