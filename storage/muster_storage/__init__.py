@@ -8,11 +8,10 @@ from muster_storage.database import Database, now_s, origin
 from muster_storage.errors import DatabaseInUseError, StorageError
 from muster_storage.json_column import Json
 from muster_storage.migrations import Schema
-from muster_storage.opening import IDLE_S, KEPT_ALIVE, SESSION, make_private, open_database
+from muster_storage.opening import KEPT_ALIVE, SESSION, has_news, make_private, open_database
 from muster_storage.prepared import Prepared
 
 __all__ = [
-    "IDLE_S",
     "KEPT_ALIVE",
     "SESSION",
     "Database",
@@ -21,6 +20,7 @@ __all__ = [
     "Prepared",
     "Schema",
     "StorageError",
+    "has_news",
     "make_private",
     "now_s",
     "open_database",

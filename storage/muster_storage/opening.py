@@ -1,21 +1,20 @@
 """Opening a database by its URL."""
 
 import fcntl
-import math
 import os
+import select
 import sqlite3
-import time
 import uuid
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Protocol
 
 import orjson
 from sqlalchemy import URL, Connection, Dialect, Engine, create_engine, event, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, InvalidatePoolError, OperationalError
-from sqlalchemy.pool import ConnectionPoolEntry, StaticPool
+from sqlalchemy.pool import StaticPool
 
 from muster_storage.database import ORIGIN, Database
 from muster_storage.errors import DatabaseInUseError, StorageError
@@ -40,8 +39,14 @@ KEPT_ALIVE = {
 }
 """How every connection to PostgreSQL is made: a server whose machine is gone is noticed within half a minute."""
 _BUSY_TIMEOUT_MS = 10_000
-IDLE_S = 0.1
-"""Seconds after which a connection that nobody has used is asked whether it is alive, before somebody uses it."""
+
+
+class HasFileno(Protocol):
+    """What has a socket: a connection of psycopg."""
+
+    def fileno(self) -> int:
+        """The socket's number."""
+        ...
 
 
 def open_database(url: str, schema: Schema) -> Database:
@@ -156,7 +161,6 @@ def _postgres(url: URL) -> Engine:
     except ModuleNotFoundError:
         raise StorageError("PostgreSQL needs the extra `postgres`: pip install 'muster[postgres]'") from None
     event.listen(engine, "connect", _begin_session)
-    event.listen(engine, "checkin", _note_use)
     event.listen(engine, "checkout", partial(_ping, engine.dialect))
     return engine
 
@@ -166,16 +170,19 @@ def _begin_session(connection: Any, _record: object) -> None:  # noqa: ANN401 - 
     connection.commit()
 
 
-def _note_use(_connection: object, record: ConnectionPoolEntry) -> None:
-    record.info["used_s"] = time.monotonic()
+def has_news(connection: HasFileno) -> bool:
+    """Whether the server has said something on a connection that nobody uses: its last word, if it has been restarted.
 
-
-def _ping(dialect: Dialect, connection: Any, record: ConnectionPoolEntry, _proxy: object) -> None:  # noqa: ANN401 - the driver's
-    """See that a connection is alive that has not been used for a while: a restarted server must not cost a request.
-
-    SQLAlchemy's own way asks before each transaction, which is a journey to the server for nothing under load.
+    Asking it would be a journey to the server each time, and for nothing nearly always.
     """
-    if time.monotonic() - record.info.get("used_s", math.inf) < IDLE_S:
+    heard = select.poll()
+    heard.register(connection, select.POLLIN)
+    return bool(heard.poll(0))
+
+
+def _ping(dialect: Dialect, connection: Any, _record: object, _proxy: object) -> None:  # noqa: ANN401 - the driver's
+    """See that a connection is alive: a restarted server must not cost a request."""
+    if not has_news(connection):
         return
     try:
         dialect.do_ping(connection)

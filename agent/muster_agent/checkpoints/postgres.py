@@ -10,12 +10,9 @@ long as that lasts.
 """
 
 import asyncio
-import math
-import time
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, cast
-from weakref import WeakKeyDictionary
 
 from langgraph.checkpoint.postgres.aio import AsyncPostgresSaver
 from langgraph.store.postgres.aio import AsyncPostgresStore
@@ -28,7 +25,7 @@ from muster_agent.checkpoints.saver import Saver, serializer
 from muster_agent.checkpoints.shortening import Known, superfluous
 from muster_agent.runs import holds
 from muster_agent.runs.records import LeaseLostError
-from muster_storage import IDLE_S, KEPT_ALIVE, SESSION
+from muster_storage import KEPT_ALIVE, SESSION, has_news
 
 if TYPE_CHECKING:
     from langgraph.store.base import BaseStore
@@ -160,19 +157,12 @@ async def _prepare(connection: AsyncConnection[Any]) -> None:
     await connection.execute(SESSION)
 
 
-_used_s: WeakKeyDictionary[AsyncConnection[Any], float] = WeakKeyDictionary()
-
-
-async def _note_use(connection: AsyncConnection[Any]) -> None:
-    _used_s[connection] = time.monotonic()
-
-
 async def _check(pool: AsyncConnectionPool[Any], connection: AsyncConnection[Any]) -> None:
-    """See that a connection is alive that has not been used for a while: a restarted server must not cost a run.
+    """See that a connection is alive: a restarted server must not cost a run.
 
     Where one is dead, so are the others: the pool would find them one after the other, waiting longer each time.
     """
-    if time.monotonic() - _used_s.get(connection, -math.inf) < IDLE_S:
+    if not has_news(connection):
         return
     try:
         await AsyncConnectionPool.check_connection(connection)
@@ -201,7 +191,6 @@ async def open_postgres(url: str) -> AsyncGenerator[tuple[Saver, "BaseStore"]]:
         kwargs=options,
         configure=_prepare,
         check=lambda connection: _check(pool, connection),
-        reset=_note_use,
         open=False,
     )
     async with pool:
