@@ -16,13 +16,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import Connection, bindparam, select
+import orjson
+from sqlalchemy import Connection, bindparam, select, text
 from sqlalchemy.exc import InterfaceError, OperationalError
 
 from muster_agent.runs import bus, statements
 from muster_agent.runs.queue import END_EVENT
 from muster_agent.runs.records import Lease, LeaseLostError, RunStatus
-from muster_agent.runs.tables import EVENTS, RUNS, THREADS
+from muster_agent.runs.tables import EVENTS, RUNS
 
 if TYPE_CHECKING:
     from muster_storage import Database
@@ -347,12 +348,15 @@ def _settle(stored: "asyncio.Future[None]", error: Exception | None) -> None:
     stored.exception()  # a run that was cancelled does not ask any more, which is no fault
 
 
-_FENCES = (
-    select(THREADS.c.running_run_id, THREADS.c.fence)
-    .where(THREADS.c.thread_id.in_(bindparam("threads", expanding=True)))
-    .order_by(THREADS.c.thread_id)
-    .with_for_update(read=True)
-)
+_FENCES = {
+    # As text: SQLAlchemy would write a list of so many parameters anew for each transaction.
+    "postgresql": text(
+        "SELECT running_run_id, fence FROM agent_threads WHERE thread_id = ANY(:threads) ORDER BY thread_id FOR SHARE"
+    ),
+    "sqlite": text(
+        "SELECT running_run_id, fence FROM agent_threads WHERE thread_id IN (SELECT value FROM json_each(:threads))"
+    ),
+}
 
 
 def _append(connection: Connection, batch: Sequence[_Entry]) -> set[str]:
@@ -378,8 +382,9 @@ def _append(connection: Connection, batch: Sequence[_Entry]) -> set[str]:
 
 def _lost(connection: Connection, leases: set[Lease]) -> set[str]:
     """The runs that another attempt has taken over, or whose thread is gone."""
-    threads = [lease.thread_id for lease in leases]
-    held = {(row.running_run_id, row.fence) for row in connection.execute(_FENCES, {"threads": threads})}
+    kind, threads = connection.dialect.name, [lease.thread_id for lease in leases]
+    given = {"threads": threads if kind == "postgresql" else orjson.dumps(threads).decode()}
+    held = {(row.running_run_id, row.fence) for row in connection.execute(_FENCES[kind], given)}
     return {lease.run_id for lease in leases if (lease.run_id, lease.fence) not in held}
 
 
