@@ -32,6 +32,7 @@ from muster_agent.wire import interrupt_as_json, plain, to_json
 from muster_observability import logs
 
 if TYPE_CHECKING:
+    from langgraph.checkpoint.base import CheckpointTuple
     from langgraph.types import StateSnapshot
 
     from muster_agent.agents.assistants import Assistant, Graph
@@ -258,22 +259,23 @@ class Execution:
 
         Where it has led somewhere, the run has checkpoints of its own.
         """
-        if self._goes_on and not await self._has_checkpoint():
+        if self._goes_on and not self._is_mine(await self._newest()):
             await self._put_back(command_alone=True)
 
-    async def _has_checkpoint(self) -> bool:
-        newest = await self._services.memory.saver.aget_tuple(self._thread_config())
-        return newest is not None and newest.metadata.get("run_id") == self.run_id
+    async def _newest(self) -> "CheckpointTuple | None":
+        return await self._services.memory.saver.aget_tuple(self._thread_config())
+
+    def _is_mine(self, checkpoint: "CheckpointTuple | None") -> bool:
+        return checkpoint is not None and checkpoint.metadata.get("run_id") == self.run_id
 
     async def _has_begun(self) -> bool:
         """Whether an earlier attempt has stored a checkpoint; an attempt that comes no further is not made for ever."""
-        thread = RunnableConfig(configurable={"thread_id": self.claimed.lease.thread_id, "checkpoint_ns": ""})
-        newest = await self._services.memory.saver.aget_tuple(thread)
+        newest = await self._newest()
         checkpoint_id = None if newest is None else str(newest.checkpoint["id"])
         stalls = await self._services.database.run(queue.note_progress, self.claimed.lease, checkpoint_id)
         if stalls > _MOST_STALLS:
             raise RunStuckError(f"{stalls - 1} attempts ended at the same step; the run is given up")
-        return newest is not None and newest.metadata.get("run_id") == self.run_id
+        return self._is_mine(newest)
 
     async def _is_still_asked(self, graph: "Graph", config: RunnableConfig) -> bool:
         """Whether what waits for an answer is what waited when the answer was given; an answer counts once."""

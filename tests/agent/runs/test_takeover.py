@@ -5,7 +5,7 @@ import os
 import signal
 import sys
 from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -111,6 +111,9 @@ async def test_a_killed_process_resumes_its_run(database_url: str, tmp_path: Pat
             )
             for _ in range(step + 1):
                 await model.received()
+            # What has not been stored by then was told to nobody, and is not told later.
+            async with aclosing(client.runs.join_stream(thread, run["run_id"], last_event_id="-1")) as heard:  # pyright: ignore[reportArgumentType] - it is a generator
+                assert (await anext(aiter(heard))).event == "metadata"
             await first.kill()
         async with replica(proxy, database_url, tmp_path) as (_second, client):
             await client.runs.join(thread, run["run_id"])
