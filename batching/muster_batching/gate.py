@@ -19,13 +19,19 @@ A session is *resident* from its admission until it is given up. It counts with 
   are those that the engine evicts. When such a one returns, it is admitted before new ones.
 - *Displaced*: a session that has been held for `PATIENCE_S` is admitted although it does not fit, but so that all of
   them together turn the cache over no faster than in `TURNOVER_S`; and after `Policy.max_hold_s` in any case.
-- *Share*: learned. What the resident sessions' calls should hit of the prefix cache is known; when the engine
-  hits less than `LEAST_HITS` of it, or preempts, the share shrinks by `BACK_OFF`; when it hits `GOOD_HITS` of it, the
-  share grows by `GROWTH_PER_S`. When it hits little even at `LEAST_SHARE`, something else evicts the prefixes and
-  holding sessions does not help: the gate opens for `OPEN_S`.
+- *Share*: learned, while sessions are held. Holding them spares the engine what it computes again, and costs it the
+  time in which it has no prompt to compute. So the one is weighed against the other:
 
-Regimes: while the contexts fit, nothing is held and the gate only counts. An engine whose KV size is not known
-holds nothing. An engine without a busy session takes the next one in any case.
+      lost = busy * (tokens that should have been hit - tokens hit) / prompt tokens computed
+      idle = 1 - busy,  where busy is the part of the time in which a prompt is computed or waits for it
+
+  Lost more than idle, and more than `LEAST_LOST` (or an engine that preempts): the share shrinks by `BACK_OFF`. Lost
+  less: it grows by `GROWTH_PER_S * idle ** 6`, over 1 too. When much is lost even at `LEAST_SHARE`, something else
+  evicts the prefixes and holding sessions does not help: the gate opens for `OPEN_S`.
+
+Regimes: while the contexts fit, nothing is held and the gate only counts. Where prompts are cheap beside the time that
+tools take, the share soon is so large that nothing is held. An engine whose KV size is not known holds nothing. An
+engine without a busy session takes the next one in any case.
 """
 
 import math
@@ -46,13 +52,21 @@ is as good as gone."""
 
 FIRST_SHARE = 0.9
 LEAST_SHARE = 0.2
-GROWTH_PER_S = 0.02
+GROWTH_PER_S = 3.0
+"""Of the share, on an engine without a prompt to compute: it doubles before sessions of a few short calls are over. By
+the sixth power of idleness, so that it is a 64th of that on an engine that is idle half of the time."""
 BACK_OFF = 0.85
 BACK_OFF_EVERY_S = 5.0
 """A smaller share shows in the hits only after turns that were dispatched before have ended."""
 
-GOOD_HITS, LEAST_HITS = 0.9, 0.7
+LEAST_LOST = 0.3
+"""Up to 0.2 is lost where all fits: an engine finds whole blocks alone, and clients may change an answer's text."""
+
 HITS_WINDOW_S = 10.0
+BUSY_WINDOW_S = 3.0
+CALM_S = 30.0
+"""When nothing has been held for so long, the share begins again: what was learned was of other sessions."""
+
 OPEN_S = 60.0
 
 PATIENCE_S = 30.0
@@ -90,6 +104,7 @@ class SessionGate:
         self._hits = _Hits()
         self._open_until_s = -math.inf
         self._displaces_at_s = -math.inf
+        self._held_s = -math.inf  # when a session was last refused
 
     def __len__(self) -> int:
         return len(self._busy) + len(self._idle)
@@ -119,6 +134,7 @@ class SessionGate:
         self._forget_gone(now_s)
         resident = self._take_out(session.key, now_s)
         if resident is None and not (is_forced or self._has_room(tokens, now_s)):
+            self._held_s = now_s
             return False
         is_warm = resident is not None and resident.is_warm
         self._busy[session.key] = _Resident(tokens, now_s, is_warm)
@@ -149,18 +165,27 @@ class SessionGate:
         """Note that a call goes to the engine whose prefix of so many tokens should be cached there."""
         self._hits.coming += tokens
 
-    def learn(self, sample: EngineSample, now_s: float) -> None:
-        """Learn the KV size and the share from what the engine says."""
+    def learn(self, sample: EngineSample, now_s: float, *, is_busy: bool) -> None:
+        """Learn the KV size and the share from what the engine says.
+
+        Args:
+            sample: What it says.
+            now_s: The time.
+            is_busy: Whether it has a prompt to compute.
+        """
         self.kv_tokens = sample.kv_tokens or None
-        elapsed_s = self._hits.take(sample, now_s)
+        elapsed_s = self._hits.take(sample, now_s, is_busy=is_busy)
         if now_s < self._open_until_s:
             self._hits.begin_anew(now_s)
             return
-        ratio = self._hits.ratio
-        if self._hits.is_preempting or (ratio is not None and ratio < LEAST_HITS):
+        if now_s - self._held_s >= CALM_S:
+            self.share = FIRST_SHARE
+            return
+        lost, idle = self._hits.lost, 1.0 - self._hits.busy
+        if self._hits.is_preempting or lost > max(LEAST_LOST, idle):
             self._back_off(now_s)
-        elif ratio is not None and ratio >= GOOD_HITS:
-            self.share = min(1.0, self.share + GROWTH_PER_S * elapsed_s)
+        elif lost < idle:
+            self.share += GROWTH_PER_S * idle**6 * elapsed_s
 
     def room_at_s(self, tokens: float, now_s: float) -> float:
         """When idle sessions will have decayed so far that a new one fits; infinity if that is not enough."""
@@ -225,7 +250,7 @@ class SessionGate:
 
 
 class _Hits:
-    """What was hit of the prefix cache lately, beside what should have been.
+    """What was hit of the prefix cache lately, beside what should have been and what had to be computed.
 
     The engine's counters hold the hits of all requests, those of strangers too; they can hide that sessions
     lose theirs, never the contrary.
@@ -235,38 +260,45 @@ class _Hits:
         self.coming = 0.0
         self.began_s = -math.inf
         self.is_preempting = False
+        self.busy = 0.0
         self._expected = 0.0
         self._hit = 0.0
+        self._computed = 0.0
         self._last: EngineSample | None = None
         self._last_s = 0.0
 
     @property
-    def ratio(self) -> float | None:
-        """Tokens hit over those that should have been; None where too little is known."""
+    def lost(self) -> float:
+        """The part of the engine's time that goes to prompts that it had; 0 where too little is known."""
         kv_tokens = self._last.kv_tokens if self._last is not None else None
-        if not kv_tokens or self._expected <= kv_tokens / 50:
-            return None
-        return self._hit / self._expected
+        if not kv_tokens or self._expected <= kv_tokens / 50 or self._computed <= 0:
+            return 0.0
+        return self.busy * min(1.0, max(0.0, self._expected - self._hit) / self._computed)
 
-    def take(self, sample: EngineSample, now_s: float) -> float:
+    def take(self, sample: EngineSample, now_s: float, *, is_busy: bool) -> float:
         """Take in a sample; return the seconds since the last one."""
         last, elapsed_s = self._last, now_s - self._last_s
         self._last, self._last_s = sample, now_s
         coming, self.coming = self.coming, 0.0
         if last is None:
+            self.busy = float(is_busy)
             return 0.0
         self.is_preempting = _rise(last.preemptions, sample.preemptions) > 0
+        self.busy = is_busy + math.exp(-elapsed_s / BUSY_WINDOW_S) * (self.busy - is_busy)
         if last.prefix_hits is None or sample.prefix_hits is None:
-            self._expected = self._hit = 0.0  # nothing is told of hits, so none can be missed
+            self._expected = self._hit = self._computed = 0.0  # nothing is told of hits, so none can be missed
             return elapsed_s
         kept = math.exp(-elapsed_s / HITS_WINDOW_S)
-        self._hit = self._hit * kept + _rise(last.prefix_hits, sample.prefix_hits)
+        hit = _rise(last.prefix_hits, sample.prefix_hits)
+        self._hit = self._hit * kept + hit
         self._expected = self._expected * kept + coming
+        computed = _rise(last.prefix_queries, sample.prefix_queries) - hit
+        self._computed = self._computed * kept + max(0, computed)
         return elapsed_s
 
     def begin_anew(self, now_s: float) -> None:
         """Forget what was before the share was changed."""
-        self._expected = self._hit = 0.0
+        self._expected = self._hit = self._computed = 0.0
         self.began_s = now_s
 
 

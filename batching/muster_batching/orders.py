@@ -20,14 +20,13 @@ from muster_batching.sessions import Session
 from muster_batching.tickets import CLASSES, RequestClass, TenantId, Ticket, UpstreamId
 
 STEP_S = 1.0
-"""What a level of attained service, or a warm prefix, is worth in waiting time."""
+"""What a level of attained service is worth in waiting time."""
 
 QUANTUM_TOKENS = 4096
 """Sessions whose attained service differs by less have an equal claim: about one turn of an agent."""
 
 MOST_LEVELS = 8
-"""No session falls further behind a new one than this, about 500,000 tokens of recent service: so a long
-session waits at most `MOST_LEVELS + 1` steps longer than first come, first served would let it."""
+"""No session falls further behind a new one than this, about 500,000 tokens of recent service."""
 
 _SWEEP_FROM = 64
 _RANKS = {each: rank for rank, each in enumerate(CLASSES)}
@@ -128,33 +127,39 @@ class Order(Protocol):
     def __len__(self) -> int: ...
 
 
-def due_s(since_s: float, attained_tokens: float, *, is_continuing: bool) -> float:
-    """When a ticket's turn is due: its arrival, later by what its session has had, earlier by a warm prefix.
+def due_s(claim_s: float, attained_tokens: float) -> float:
+    """When a session's turn is due: the time of its claim, later by what it has had.
 
-        due = since + STEP_S * (level - continuing)
+        due = claim + STEP_S * level
         level = min(MOST_LEVELS, floor(log2(1 + attained / QUANTUM_TOKENS)))
 
-    Least attained service first, in levels (Autellix, arXiv 2502.13965, discretises likewise), with ageing
-    built in: all tickets age alike, so the order of two never changes and no heap has to be sorted anew.
-    Regimes: with little attained it is first come, first served, sessions under way first; a session that
-    has had much waits behind short ones, for a bounded time.
+    By sessions and not by calls: of sessions that take turns call by call none is done until nearly all are; those
+    that go on before others begin are done sooner, and the last no later (program-level first come, first served:
+    Continuum, arXiv 2511.02230). Least attained service in levels: Autellix, arXiv 2502.13965. Regimes: sessions of
+    up to `TURN_TOKENS` in all go in the order in which they began; longer ones take turns of so much, so that a
+    session waits at most one turn of each that began before it. All age alike: the order of two that wait never
+    changes, and no heap has to be sorted anew.
     """
     level = min(MOST_LEVELS, (1 + int(attained_tokens) // QUANTUM_TOKENS).bit_length() - 1)
-    return since_s + STEP_S * (level - is_continuing)
+    return claim_s + STEP_S * level
 
 
 class SessionOrder:
-    """Between the tickets of one tenant: `due_s`, and `saved_s` later on upstreams that lack the prefix.
+    """Between the tickets of one tenant: which session is next, and when sessions are at all.
 
-    So a slot goes to a session whose prefix is warm there, unless one of another home is due earlier by more
-    than its prefix saves. A ticket that stands alone has had nothing and is warm nowhere.
+    Tickets that stand alone and sessions' calls take slots in the order in which they came, so that neither gains at
+    the other's cost; but a slot that falls to a session's call falls to the session that is next, by `due_s`, and
+    `saved_s` later on upstreams that lack its prefix. So a slot goes to a session whose prefix is warm there, unless
+    one of another home is due earlier by more than its prefix saves.
     """
 
-    __slots__ = ("_anywhere", "_at_home", "_count")
+    __slots__ = ("_alone", "_anywhere", "_at_home", "_count", "_turns")
 
     def __init__(self) -> None:
+        self._alone = WaitingHeap()
         self._anywhere = WaitingHeap()
         self._at_home: dict[UpstreamId, WaitingHeap] = {}
+        self._turns: list[tuple[float, int]] = []  # arrivals of sessions' calls, as many as wait
         self._count = 0
 
     def __len__(self) -> int:
@@ -165,16 +170,28 @@ class SessionOrder:
         self._count += 1
         session = waiting.session
         if session is None:
-            self._anywhere.push(waiting.since_s, waiting)
+            self._alone.push(waiting.since_s, waiting)
             return
-        attained = session.attained_tokens(waiting.since_s)
-        due = due_s(waiting.since_s, attained, is_continuing=session.is_continuing)
+        heappush(self._turns, (waiting.since_s, waiting.number))
+        due = due_s(session.claim_s, session.attained_tokens(waiting.since_s))
         self._anywhere.push(due + waiting.saved_s, waiting)
         if waiting.home is not None:
             self._at_home.setdefault(waiting.home, WaitingHeap()).push(due, waiting)
 
     def first(self, seat: Seat, now_s: float) -> Waiting | None:  # noqa: ARG002  the protocol's
         """The ticket that is next on this upstream."""
+        alone = self._alone.first()
+        if alone is not None and (not self._turns or alone[:2] < self._turns[0]):
+            return alone[2]
+        return self._first_session(seat)
+
+    def left(self, waiting: Waiting) -> None:
+        """Hear that a ticket no longer waits: with a session's call goes the earliest of the sessions' turns."""
+        self._count -= 1
+        if waiting.session is not None:
+            heappop(self._turns)
+
+    def _first_session(self, seat: Seat) -> Waiting | None:
         anywhere = self._anywhere.first()
         if anywhere is None:
             return None
@@ -184,9 +201,6 @@ class SessionOrder:
             return anywhere[2]
         return at_home[2]
 
-    def left(self, waiting: Waiting) -> None:  # noqa: ARG002  the heaps see it themselves
-        """Hear that a ticket no longer waits."""
-        self._count -= 1
 
 
 @dataclass(slots=True, eq=False)

@@ -268,7 +268,8 @@ class Scheduler:
             return []
         upstream.limit.sampled(sample, upstream.load, now_s)
         upstream.load.unseen = upstream.load.moved = 0
-        upstream.gate.learn(sample, now_s)
+        is_busy = upstream.load.prompts > 0 or sample.waiting > 0
+        upstream.gate.learn(sample, now_s, is_busy=is_busy)
         return self._use_room(upstream)
 
     def remove(self, upstream_id: UpstreamId, *, now_s: float) -> list[Action]:

@@ -13,6 +13,10 @@ FORGOTTEN_AFTER_S = 600.0
 """A session that has been silent for so long is a new one when it returns: ten half-lives are a thousandth, and
 its prefix has long been evicted from a busy engine."""
 
+TURN_TOKENS = 32_768
+"""What a session is served in one turn, its claim on its place: a few calls of a long session, the whole of a short
+one. After it the session stands behind those that came meanwhile."""
+
 MOST_SESSIONS = 100_000
 """Sessions remembered at once; beyond it the one that has been silent longest is forgotten."""
 
@@ -30,6 +34,7 @@ class Session:
         home: The upstream that its last call went to, and which therefore may hold its prefix.
         place: The upstream whose gate has admitted it last.
         context_tokens: Of its last call, prompt and answer: the prefix that its next call may find.
+        claim_s: When its turn began: that of its first call, or when it had used up the turn before.
         calls: Those that wait or are in flight.
         touched_s: When its last call came or ended.
     """
@@ -38,10 +43,12 @@ class Session:
     home: UpstreamId | None = None
     place: UpstreamId | None = None
     context_tokens: int = 0
+    claim_s: float = 0.0
     calls: int = 0
     touched_s: float = 0.0
     _attained: float = field(default=0.0)
     _attained_at_s: float = field(default=0.0)
+    _turn_tokens: int = field(default=0)
 
     @property
     def is_continuing(self) -> bool:
@@ -56,9 +63,13 @@ class Session:
 
     def serve(self, usage: Usage, now_s: float) -> None:
         """Note what a call of it has used."""
-        self._attained = self.attained_tokens(now_s) + usage.input_tokens + usage.output_tokens
+        tokens = usage.input_tokens + usage.output_tokens
+        self._attained = self.attained_tokens(now_s) + tokens
         self._attained_at_s = now_s
-        self.context_tokens = usage.input_tokens + usage.output_tokens
+        self.context_tokens = tokens
+        self._turn_tokens += tokens
+        if self._turn_tokens >= TURN_TOKENS:
+            self.claim_s, self._turn_tokens = now_s, 0
 
 
 class Sessions:
@@ -77,7 +88,7 @@ class Sessions:
         key = (ticket.pool, ticket.tenant, ticket.session)
         session = self._sessions.pop(key, None)
         if session is None or (not session.calls and now_s - session.touched_s >= FORGOTTEN_AFTER_S):
-            session = Session(key)
+            session = Session(key, claim_s=now_s)
         self._forget_silent(now_s)
         session.touched_s = now_s
         self._sessions[key] = session

@@ -10,6 +10,8 @@ from hypothesis import strategies as st
 from muster_batching.gate import (
     BACK_OFF,
     BACK_OFF_EVERY_S,
+    BUSY_WINDOW_S,
+    CALM_S,
     FIRST_SHARE,
     GROWTH_PER_S,
     HITS_WINDOW_S,
@@ -42,16 +44,23 @@ A, B, C, D, E = (session(name) for name in "abcde")
 
 
 def engine(
-    kv_tokens: int | None = KV_TOKENS, *, prefix_hits: int | None = None, preemptions: int | None = None
+    kv_tokens: int | None = KV_TOKENS,
+    *,
+    prefix_hits: int | None = None,
+    computed: int = 0,
+    preemptions: int | None = None,
 ) -> EngineSample:
-    """Make a sample."""
-    return EngineSample(0, 0, kv_tokens=kv_tokens, prefix_hits=prefix_hits, preemptions=preemptions)
+    """Make a sample of an engine that has hit and computed so many prompt tokens since its start."""
+    queries = None if prefix_hits is None else prefix_hits + computed
+    return EngineSample(
+        0, 0, kv_tokens=kv_tokens, prefix_queries=queries, prefix_hits=prefix_hits, preemptions=preemptions
+    )
 
 
 def gate(kv_tokens: int | None = KV_TOKENS) -> SessionGate:
     """Make a gate to an engine of this size."""
     new = SessionGate()
-    new.learn(engine(kv_tokens), 0.0)
+    new.learn(engine(kv_tokens), 0.0, is_busy=True)
     return new
 
 
@@ -117,7 +126,7 @@ def test_an_engine_that_tells_its_size_no_longer_holds_nothing() -> None:
     one = gate()
     one.admit(A, 900, 0.0)
     assert not one.admit(B, 900, 0.0)
-    one.learn(engine(None), 1.0)
+    one.learn(engine(None), 1.0, is_busy=True)
 
     assert one.kv_tokens is None
     assert one.admit(B, 900, 1.0)
@@ -432,28 +441,43 @@ def test_a_prefix_that_was_given_up_is_cold() -> None:
 # Learning
 
 
+def refuse(one: SessionGate, now_s: float) -> None:
+    """Let a session come that cannot fit, beside a busy one; it is held, and goes away."""
+    one.admit(A, 1, now_s, is_forced=True)
+    one.admit(B, 10**9, now_s)
+    for each in (A, B):
+        one.rest(each, 0, now_s)
+
+
 @dataclass
 class Played:
-    """A gate to an engine whose counters the test plays, sampled as the proxy does."""
+    """A gate to an engine whose counters the test plays, sampled as the proxy does, while sessions are held."""
 
     gate: SessionGate = field(default_factory=gate)
     now_s: float = 0.0
     hits: int = 0
+    computed: int = 0
 
     def __post_init__(self) -> None:
         self.sample(0, 0, preemptions=0)
 
-    def sample(self, expected: int, hit: int, *, preemptions: int | None = None) -> float:
-        """Let calls expect and hit so many tokens until the next sample; return the share after it."""
+    def sample(
+        self, expected: int, hit: int, *, is_busy: bool = True, preemptions: int | None = None, holds: bool = True
+    ) -> float:
+        """Let calls expect and hit so many tokens, and 100 be computed, until the next sample; return the share."""
         self.now_s += SAMPLE_S
         self.hits += hit
+        self.computed += 100
         self.gate.expect_hits(expected)
-        self.gate.learn(engine(prefix_hits=self.hits, preemptions=preemptions), self.now_s)
+        if holds:
+            refuse(self.gate, self.now_s)
+        sample = engine(prefix_hits=self.hits, computed=self.computed, preemptions=preemptions)
+        self.gate.learn(sample, self.now_s, is_busy=is_busy)
         return self.gate.share
 
-    def samples(self, times: int, expected: int, hit: int) -> list[float]:
+    def samples(self, times: int, expected: int, hit: int, **conditions: bool) -> list[float]:
         """Do so many times; return the shares."""
-        return [self.sample(expected, hit) for _ in range(times)]
+        return [self.sample(expected, hit, **conditions) for _ in range(times)]
 
     def is_open(self) -> bool:
         """Tell whether a session is admitted that cannot fit, beside a busy one."""
@@ -464,27 +488,41 @@ class Played:
         return is_admitted
 
 
-def test_good_hits_let_the_share_grow() -> None:
-    """When what should be cached is hit, the share grows by `GROWTH_PER_S`, to the whole."""
-    shares = Played().samples(40, 100, 95)
+def test_an_engine_with_nothing_to_compute_lets_the_share_grow() -> None:
+    """It grows by `GROWTH_PER_S` times the sixth power of idleness, of which the last seconds count most."""
+    idle = [1.0 - math.exp(-SAMPLE_S * samples / BUSY_WINDOW_S) for samples in range(1, 41)]
+    grown = [FIRST_SHARE + sum(GROWTH_PER_S * SAMPLE_S * each**6 for each in idle[:count]) for count in range(1, 41)]
 
-    assert shares[3::4][:5] == pytest.approx(
-        [FIRST_SHARE + GROWTH_PER_S * seconds for seconds in range(1, 6)]
-    )
-    assert shares[-1] == 1.0
+    assert Played().samples(40, 100, 100, is_busy=False) == pytest.approx(grown)
+    assert grown[-1] > 10.0
+
+
+def test_an_engine_that_was_never_busy_is_idle() -> None:
+    """Its first sample says how busy it is, until there are more."""
+    one = SessionGate()
+    one.learn(engine(), 0.0, is_busy=False)
+    refuse(one, 1.0)
+    one.learn(engine(), 1.0, is_busy=False)
+
+    assert one.share == pytest.approx(FIRST_SHARE + GROWTH_PER_S)
+
+
+def test_a_busy_engine_leaves_the_share() -> None:
+    """Where prompts are computed all the time, and none again, more sessions would gain nothing."""
+    assert Played().samples(100, 100, 100) == [FIRST_SHARE] * 100
 
 
 def test_the_share_decides_what_fits() -> None:
-    """A larger share admits more."""
+    """A larger share admits more, more than the whole KV cache too."""
     played = Played()
-    played.samples(40, 100, 100)
+    played.samples(20, 100, 100, is_busy=False)
     played.gate.admit(A, 500, played.now_s)
 
-    assert played.gate.admit(B, 500, played.now_s)
+    assert played.gate.admit(B, 600, played.now_s)
 
 
-def test_few_hits_shrink_the_share() -> None:
-    """When less than `LEAST_HITS` of it is hit, the share shrinks, at most once in `BACK_OFF_EVERY_S`."""
+def test_prompts_computed_again_shrink_the_share() -> None:
+    """When more than `LEAST_LOST` goes to them, the share shrinks, at most once in `BACK_OFF_EVERY_S`."""
     shares = Played().samples(41, 100, 65)
 
     samples = int(BACK_OFF_EVERY_S / SAMPLE_S)
@@ -492,10 +530,23 @@ def test_few_hits_shrink_the_share() -> None:
     assert shares == pytest.approx([smaller[number // samples] for number in range(41)])
 
 
-@pytest.mark.parametrize("hit", [75, 85])
-def test_fair_hits_leave_the_share(hit: int) -> None:
-    """Between the two marks the share stays."""
-    assert Played().samples(100, 100, hit) == [FIRST_SHARE] * 100
+def test_a_little_that_is_lost_leaves_the_share() -> None:
+    """Up to `LEAST_LOST` the share stays."""
+    assert Played().samples(100, 100, 75) == [FIRST_SHARE] * 100
+
+
+def test_what_is_lost_is_weighed_against_idleness() -> None:
+    """While an engine that computes everything again is idle for longer than that takes, the share grows."""
+    played = Played()
+    played.samples(12, 0, 0, is_busy=False)
+    before = played.gate.share
+    busy = math.exp(-12 * SAMPLE_S / BUSY_WINDOW_S)
+    assert busy < 0.5
+
+    assert played.sample(100, 0, is_busy=False) > before
+    shares = played.samples(12, 100, 0)
+    assert shares[0] > before
+    assert shares[-1] < shares[0]
 
 
 def test_little_is_not_judged() -> None:
@@ -503,7 +554,18 @@ def test_little_is_not_judged() -> None:
     played = Played()
     assert [played.sample(expected, 0) for expected in (20, 0, 0, 0)] == [FIRST_SHARE] * 4
 
-    assert played.sample(20, 0) == pytest.approx(FIRST_SHARE * BACK_OFF)
+    assert played.sample(1000, 0) == pytest.approx(FIRST_SHARE * BACK_OFF)
+
+
+def test_an_engine_that_computes_no_prompt_is_not_judged() -> None:
+    """What is on its way to an engine is not lost before it has come to it."""
+    one = gate()
+    one.learn(engine(prefix_hits=0), 1.0, is_busy=True)
+    refuse(one, 2.0)
+    one.expect_hits(1000)
+    one.learn(engine(prefix_hits=0), 2.0, is_busy=True)
+
+    assert one.share == FIRST_SHARE
 
 
 def test_an_engine_of_unknown_size_is_not_judged() -> None:
@@ -511,9 +573,20 @@ def test_an_engine_of_unknown_size_is_not_judged() -> None:
     one = SessionGate()
     for number in range(10):
         one.expect_hits(1000)
-        one.learn(engine(None, prefix_hits=0), number * SAMPLE_S)
+        refuse(one, number * SAMPLE_S)
+        one.learn(engine(None, prefix_hits=0, computed=1000 * number), number * SAMPLE_S, is_busy=True)
 
     assert one.share == FIRST_SHARE
+
+
+def test_an_engine_whose_size_is_no_longer_told_is_not_judged() -> None:
+    """Nothing is known of what it should hit."""
+    played = Played()
+    played.gate.expect_hits(1000)
+    refuse(played.gate, 1.0)
+    played.gate.learn(engine(None, prefix_hits=0, computed=5000), 1.0, is_busy=True)
+
+    assert played.gate.share == FIRST_SHARE
 
 
 def test_old_hits_fade() -> None:
@@ -521,10 +594,10 @@ def test_old_hits_fade() -> None:
     played = Played()
     played.samples(160, 100, 100)
     vain = 0
-    while played.sample(100, 0) == 1.0:
+    while played.sample(100, 0) == FIRST_SHARE:
         vain += 1
 
-    # Below 0.9 it stays; it is below 0.7 when exp(-time / window) is.
+    # As much is computed as should be hit; 0.3 of it is lost when 0.7 is exp(-time / window).
     assert vain * SAMPLE_S == pytest.approx(-HITS_WINDOW_S * math.log(0.7), abs=2 * SAMPLE_S)
 
 
@@ -533,29 +606,28 @@ def test_a_change_of_the_share_is_judged_anew() -> None:
     played = Played()
     played.sample(1000, 0)
 
-    grown = [FIRST_SHARE * BACK_OFF + GROWTH_PER_S * SAMPLE_S * samples for samples in (1, 2, 3)]
-    assert played.samples(3, 30, 30) == pytest.approx(grown)
+    assert played.samples(40, 30, 30) == pytest.approx([FIRST_SHARE * BACK_OFF] * 40)
 
 
 def test_hits_before_the_first_count_are_not_known() -> None:
     """A counter's first value, and one after a time when none was told, are not hits of just now."""
     one = SessionGate()
     for number, hits in enumerate([None, 10**6, None, 10**6]):
-        one.learn(engine(prefix_hits=hits), number * SAMPLE_S)
+        one.learn(engine(prefix_hits=hits), number * SAMPLE_S, is_busy=True)
     one.expect_hits(100)
-    one.learn(engine(prefix_hits=10**6), 1.0)
+    refuse(one, 1.0)
+    one.learn(engine(prefix_hits=10**6, computed=100), 1.0, is_busy=True)
 
     assert one.share == pytest.approx(FIRST_SHARE * BACK_OFF)
 
 
 def test_an_engine_that_began_anew_has_hit_nothing_yet() -> None:
-    """A counter that falls takes nothing back of what was hit before."""
+    """Counters that fall take nothing back of what was hit before."""
     played = Played()
     played.samples(160, 100, 100)
-    played.hits = 0
-    played.samples(1, 100, 0)
+    played.hits = played.computed = 0
 
-    assert played.samples(20, 100, 100) == [1.0] * 20
+    assert played.samples(20, 100, 100) == [FIRST_SHARE] * 20
 
 
 def test_preemptions_shrink_the_share() -> None:
@@ -571,15 +643,28 @@ def test_only_a_rise_of_preemptions_counts() -> None:
     """A first count, the same again, and that of an engine begun anew are no preemptions."""
     one = SessionGate()
     for number, preemptions in enumerate([None, 7, 7, None, 9, 2, 2]):
-        one.learn(engine(preemptions=preemptions), number * SAMPLE_S)
+        refuse(one, number * SAMPLE_S)
+        one.learn(engine(preemptions=preemptions), number * SAMPLE_S, is_busy=True)
     assert one.share == FIRST_SHARE
 
-    one.learn(engine(preemptions=3), 10.0)
+    refuse(one, 10.0)
+    one.learn(engine(preemptions=3), 10.0, is_busy=True)
     assert one.share == pytest.approx(FIRST_SHARE * BACK_OFF)
 
 
+def test_the_share_begins_again_when_nothing_is_held() -> None:
+    """What was learned of other sessions holds none of those that come `CALM_S` after the last that was held."""
+    played = Played()
+    assert played.samples(4, 100, 0)[-1] < FIRST_SHARE
+    calm = int(CALM_S / SAMPLE_S)
+    shares = played.samples(calm, 0, 0, holds=False)
+
+    assert shares[:-1] == [pytest.approx(FIRST_SHARE * BACK_OFF)] * (calm - 1)
+    assert shares[-1] == FIRST_SHARE
+
+
 def test_the_gate_opens_where_holding_does_not_help() -> None:
-    """When little is hit even at the least share, all are admitted for `OPEN_S`, and the share begins again."""
+    """When much is lost even at the least share, all are admitted for `OPEN_S`, and the share begins again."""
     played = Played()
     while played.gate.share > LEAST_SHARE:
         assert not played.is_open()

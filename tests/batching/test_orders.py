@@ -87,14 +87,16 @@ class Arrivals:
         since_s: float = 0.0,
         *,
         attained: int = 0,
+        claim_s: float | None = None,
         home: UpstreamId | None = None,
         saved_s: float = 0.0,
         tenant: TenantId = ANN,
         request_class: RequestClass = STANDARD,
     ) -> Waiting:
-        """Make one of a session, which has had so many tokens; it is a continuing one if it has a home."""
+        """Make one of a session, which has had so many tokens and is a new one if its claim is not older."""
         waiting = self.ticket(since_s, tenant=tenant, request_class=request_class)
-        session = Session((CHAT, tenant, SessionId(waiting.ticket.id)), home=home)
+        key = (CHAT, tenant, SessionId(waiting.ticket.id))
+        session = Session(key, home=home, claim_s=since_s if claim_s is None else claim_s)
         session.serve(Usage(attained, 0), since_s)
         waiting.session, waiting.home, waiting.saved_s = session, home, saved_s
         return waiting
@@ -170,13 +172,14 @@ class Step:
     which: int
     gap_s: float
     seat: Seat
-    call: tuple[TenantId, RequestClass, int | None, UpstreamId | None, float]
+    call: tuple[TenantId, RequestClass, int | None, float, UpstreamId | None, float]
 
 
 calls = st.tuples(
     st.sampled_from([ANN, ANN, BOB, CEM]),
     st.sampled_from(CLASSES),
-    st.sampled_from([None, 0, 100, 4096, 5000, 20_000, 3_000_000]),
+    st.sampled_from([None, None, 0, 100, 4096, 5000, 20_000, 3_000_000]),
+    st.sampled_from([0.0, 0.0, 0.5, 3.0, 60.0]),
     st.sampled_from([None, EAST, WEST]),
     st.sampled_from([0.0, 0.4, 2.0]),
 )
@@ -198,6 +201,7 @@ class Play:
     arrivals: Arrivals = field(default_factory=Arrivals)
     waiting: list[Waiting] = field(default_factory=list[Waiting])
     gone: list[Waiting] = field(default_factory=list[Waiting])
+    log: list[tuple[str, Waiting]] = field(default_factory=list[tuple[str, Waiting]])
     now_s: float = 0.0
 
     def happen(self, step: Step) -> None:
@@ -221,6 +225,7 @@ class Play:
         tenant: TenantId,
         request_class: RequestClass,
         attained: int | None,
+        age_s: float,
         home: UpstreamId | None,
         saved_s: float,
     ) -> None:
@@ -233,6 +238,7 @@ class Play:
             waiting = self.arrivals.call(
                 self.now_s,
                 attained=attained,
+                claim_s=self.now_s - age_s,
                 home=home,
                 saved_s=saved_s if home else 0.0,
                 tenant=tenant,
@@ -240,12 +246,31 @@ class Play:
             )
         self.order.add(waiting)
         self.waiting.append(waiting)
+        self.log.append(("came", waiting))
 
     def take(self, waiting: Waiting) -> None:
         """Take a ticket out."""
         leave(self.order, waiting)
         self.waiting.remove(waiting)
         self.gone.append(waiting)
+        self.log.append(("left", waiting))
+
+    def turn(self, among: Callable[[Waiting], bool] = lambda _: True) -> tuple[float, int] | None:
+        """When it is a session's turn: each call brings one, and each that leaves takes the first with it."""
+        turns: list[tuple[float, int]] = []
+        for what, waiting in self.log:
+            if waiting.session is None or not among(waiting):
+                continue
+            if what == "came":
+                turns.append(arrival(waiting))
+            else:
+                turns.remove(min(turns))
+        return min(turns, default=None)
+
+
+def arrival(waiting: Waiting) -> tuple[float, int]:
+    """When a ticket came."""
+    return waiting.since_s, waiting.number
 
 
 histories = st.lists(steps, max_size=40)
@@ -282,39 +307,54 @@ def test_asking_changes_nothing(make: Callable[[], Order], history: list[Step]) 
         assert firsts[:2] == firsts[2:]
 
 
-def session_key(waiting: Waiting, seat: Seat) -> tuple[float, int]:
-    """When a ticket is due on an upstream, by the documented formula."""
-    session = waiting.session
-    if session is None:
-        return waiting.since_s, waiting.number
+def session_key(waiting: Waiting, session: Session, seat: Seat) -> tuple[float, int]:
+    """When a session's call is due on an upstream, by the documented formula."""
     attained = session.attained_tokens(waiting.since_s)
     level = min(MOST_LEVELS, math.floor(math.log2(1 + attained / QUANTUM_TOKENS)))
-    due = waiting.since_s + STEP_S * (level - (session.home is not None))
+    due = session.claim_s + STEP_S * level
     return due + (0.0 if waiting.home == seat.id else waiting.saved_s), waiting.number
 
 
-def naive_sessions(waiting: Sequence[Waiting], seat: Seat) -> Waiting | None:
-    """Find the first by sorting."""
-    return min(waiting, key=lambda each: session_key(each, seat), default=None)
+def naive_sessions(
+    waiting: Sequence[Waiting], seat: Seat, turn: tuple[float, int] | None
+) -> Waiting | None:
+    """Find the first by sorting: of those that stand alone by arrival, of the sessions' when it is their turn."""
+    alone = min((each for each in waiting if each.session is None), key=arrival, default=None)
+    if alone is not None and (turn is None or arrival(alone) < turn):
+        return alone
+    calls = [(session_key(each, each.session, seat), each) for each in waiting if each.session is not None]
+    return min(calls)[1] if calls else None
 
 
 @briefly
 @given(history=histories)
 def test_the_order_of_sessions_is_a_sort(history: list[Step]) -> None:
-    """The first is always the one that a sort by due time finds."""
+    """The first is always the one that a sort finds."""
     play = Play(SessionOrder())
     for step in history:
         play.happen(step)
 
-        assert play.order.first(step.seat, play.now_s) is naive_sessions(play.waiting, step.seat)
+        assert play.order.first(step.seat, play.now_s) is naive_sessions(play.waiting, step.seat, play.turn())
 
 
-def is_of_least_tenant(first: Waiting, waiting: Sequence[Waiting], seat: Seat, order: TenantOrder) -> bool:
+def is_of_least_tenant(
+    first: Waiting, play: Play, seat: Seat, order: TenantOrder, request_class: RequestClass | None = None
+) -> bool:
     """Tell whether nobody's tenant has had less than this one's, of whose tickets it is the first."""
-    counters = {each.ticket.tenant: order.accounts.counter(each.ticket.tenant) for each in waiting}
-    tenant = first.ticket.tenant
-    theirs = [each for each in waiting if each.ticket.tenant == tenant]
-    return counters[tenant] == min(counters.values()) and first is naive_sessions(theirs, seat)
+
+    def is_of_class(waiting: Waiting) -> bool:
+        return request_class in (None, waiting.ticket.request_class)
+
+    def is_theirs(waiting: Waiting) -> bool:
+        return is_of_class(waiting) and waiting.ticket.tenant == first.ticket.tenant
+
+    counters = {
+        each.ticket.tenant: order.accounts.counter(each.ticket.tenant)
+        for each in filter(is_of_class, play.waiting)
+    }
+    theirs = list(filter(is_theirs, play.waiting))
+    is_least = counters[first.ticket.tenant] == min(counters.values())
+    return is_least and first is naive_sessions(theirs, seat, play.turn(is_theirs))
 
 
 @briefly
@@ -327,7 +367,7 @@ def test_the_order_of_tenants_is_a_sort(history: list[Step]) -> None:
         play.happen(step)
         first = order.first(step.seat, play.now_s)
 
-        assert first is None or is_of_least_tenant(first, play.waiting, step.seat, order)
+        assert first is None or is_of_least_tenant(first, play, step.seat, order)
 
 
 def naive_class(waiting: Sequence[Waiting], seat: Seat, now_s: float) -> tuple[int, RequestClass] | None:
@@ -353,10 +393,9 @@ def test_the_order_of_classes_is_a_sort(history: list[Step]) -> None:
         first = order.first(step.seat, play.now_s)
         if first is None or chosen is None:
             continue
-        of_class = [each for each in play.waiting if each.ticket.request_class is chosen[1]]
 
         assert first.ticket.request_class is chosen[1]
-        assert is_of_least_tenant(first, of_class, step.seat, order.of(chosen[1]))
+        assert is_of_least_tenant(first, play, step.seat, order.of(chosen[1]), chosen[1])
 
 
 # WaitingHeap
@@ -445,8 +484,7 @@ def test_a_cleared_heap_is_empty() -> None:
 )
 def test_a_level_is_a_doubling_of_service(attained: int, level: int) -> None:
     """Level n begins at 2**n - 1 quanta, and none is above the eighth."""
-    assert due_s(100.0, attained, is_continuing=False) == 100.0 + level * STEP_S
-    assert due_s(100.0, attained, is_continuing=True) == 100.0 + (level - 1) * STEP_S
+    assert due_s(100.0, attained) == 100.0 + level * STEP_S
 
 
 def test_the_session_that_has_had_least_is_first() -> None:
@@ -468,24 +506,36 @@ def test_service_gives_way_to_waiting() -> None:
     assert names(order) == [2, 3, 4, 1, 5, 6]
 
 
-def test_a_ticket_alone_has_had_nothing() -> None:
-    """It goes before sessions that have had service and behind those that go on with little."""
+def test_sessions_go_in_the_order_in_which_they_began() -> None:
+    """A call of an older session goes before calls that came earlier, of sessions that began later."""
     order, arrivals = SessionOrder(), Arrivals()
-    order.add(arrivals.call(0.0, attained=5000))
-    order.add(arrivals.ticket(0.5))
-    order.add(arrivals.call(1.4, attained=100, home=EAST))
+    for since_s, claim_s in ((10.0, 9.0), (11.0, 2.0), (12.0, 12.0), (13.0, 0.0)):
+        order.add(arrivals.call(since_s, claim_s=claim_s))
 
-    assert names(order) == [3, 2, 1]
+    assert names(order) == [4, 2, 1, 3]
 
 
-def test_a_continuing_session_goes_before_a_new_one_of_equal_claim() -> None:
-    """That is worth a step of waiting and no more."""
+def test_sessions_gain_nothing_from_tickets_that_stand_alone() -> None:
+    """Each slot falls to what came first, a ticket alone or a call; but a call's to the session that is next."""
     order, arrivals = SessionOrder(), Arrivals()
-    for since_s in (0.0, 0.1, 0.9, 1.1):
-        order.add(arrivals.call(since_s))
-    order.add(arrivals.call(1.0 + 0.5, home=EAST))
+    order.add(arrivals.call(1.0))
+    order.add(arrivals.ticket(2.0))
+    order.add(arrivals.call(3.0, claim_s=0.0))
+    order.add(arrivals.ticket(4.0))
+    order.add(arrivals.call(5.0, claim_s=0.5))
 
-    assert names(order) == [1, 2, 5, 3, 4]
+    assert names(order) == [3, 2, 5, 4, 1]
+
+
+def test_a_call_that_leaves_takes_a_turn_with_it() -> None:
+    """When a session's call is cancelled, those that stand alone do not wait for it."""
+    order, arrivals = SessionOrder(), Arrivals()
+    order.add(gone := arrivals.call(1.0))
+    order.add(arrivals.ticket(2.0))
+    order.add(arrivals.call(3.0))
+    leave(order, gone)
+
+    assert names(order) == [2, 3]
 
 
 @pytest.mark.parametrize(("earlier_s", "stays_warm"), [(0.9, True), (1.1, False)])

@@ -276,18 +276,20 @@ def test_a_slot_goes_to_a_session_at_home_there() -> None:
 
 @pytest.mark.parametrize(("later_s", "first"), [(0.4, "b-1"), (0.6, "a-1")])
 def test_a_warm_prefix_is_worth_the_time_that_it_saves(later_s: float, first: str) -> None:
-    """With 5,000 tokens warm elsewhere a session passes one at home here that came over half a second later."""
+    """With 5,000 tokens warm elsewhere a session passes one at home here that began over half a second later."""
     timeline = start(kv_tokens=100_000, limit=1)
     timeline.report(WEST, serving(1))
     timeline.sample(WEST, EngineSample(0, 0, kv_tokens=100_000))
-    for session in ("b", "a"):
-        timeline.submit(call(session, tokens=4990))
+    timeline.submit(Ticket(TicketId("w"), CHAT, 1))
+    timeline.submit(call("a", tokens=4990))
+    timeline.finish(TicketId("w"), Outcome.COMPLETED)
+    timeline.advance(later_s)
+    timeline.submit(call("b", tokens=4990))
     end(timeline, "b-0", 5000)
     timeline.submit(Ticket(TicketId("x"), CHAT, 1))
     end(timeline, "a-0", 5000)
     timeline.submit(Ticket(TicketId("y"), CHAT, 1))
     timeline.submit(call("a", 1, 5000))
-    timeline.advance(later_s)
     timeline.submit(call("b", 1, 5000))
     timeline.finish(TicketId("x"), Outcome.COMPLETED)
 
@@ -425,12 +427,12 @@ def test_news_of_one_upstream_does_not_hide_what_is_due_on_another() -> None:
     timeline.submit(call("idle"))
     end(timeline, "idle-0")
     timeline.report(WEST, serving())
-    timeline.sample(WEST, EngineSample(0, 0, kv_tokens=1000))
+    timeline.sample(WEST, EngineSample(0, 1, kv_tokens=1000))
     timeline.submit(call("big", tokens=850))
     timeline.submit(call("large", tokens=500))
     assert timeline.scheduler.held == 1
     timeline.advance(1.0)
-    timeline.sample(WEST, EngineSample(1, 0, kv_tokens=1000))
+    timeline.sample(WEST, EngineSample(1, 1, kv_tokens=1000))
     timeline.advance(28.0)
 
     assert sent(timeline)[3:] == [(round(10 * math.log2(3), 2), "large-0")]

@@ -2,7 +2,14 @@
 
 import pytest
 
-from muster_batching.sessions import FORGOTTEN_AFTER_S, HALF_LIFE_S, MOST_SESSIONS, Session, Sessions
+from muster_batching.sessions import (
+    FORGOTTEN_AFTER_S,
+    HALF_LIFE_S,
+    MOST_SESSIONS,
+    TURN_TOKENS,
+    Session,
+    Sessions,
+)
 from muster_batching.tickets import PoolId, SessionId, TenantId, Ticket, TicketId, UpstreamId, Usage
 
 
@@ -49,6 +56,17 @@ def test_service_adds_up_as_it_has_decayed() -> None:
     assert session.attained_tokens(HALF_LIFE_S) == 400 + 960
     assert session.attained_tokens(2 * HALF_LIFE_S) == 680
     assert session.context_tokens == 960
+
+
+def test_a_claim_lasts_for_a_turn() -> None:
+    """A session's claim is as old as the session, until it has had `TURN_TOKENS`; then it is a new one, and so on."""
+    session = called(Sessions(), "s", 5.0)
+    claims_s: list[float] = []
+    for number in range(6):
+        session.serve(Usage(TURN_TOKENS // 4, TURN_TOKENS // 4), 10.0 + number)
+        claims_s.append(session.claim_s)
+
+    assert claims_s == [5.0, 11.0, 11.0, 13.0, 13.0, 15.0]
 
 
 def test_a_ticket_without_a_session_has_none() -> None:
