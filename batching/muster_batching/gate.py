@@ -26,7 +26,7 @@ A session is *resident* from its admission until it is given up. It counts with 
       idle = 1 - busy,  where busy is the part of the time in which a prompt is computed or waits for it
 
   Lost more than idle, and more than `LEAST_LOST` (or an engine that preempts): the share shrinks by `BACK_OFF`. Lost
-  less: it grows by `GROWTH_PER_S * idle ** 6`, over 1 too. When much is lost even at `LEAST_SHARE`, something else
+  less: it grows by `GROWTH_PER_S * idle ** 4`, over 1 too. When much is lost even at `LEAST_SHARE`, something else
   evicts the prefixes and holding sessions does not help: the gate opens for `OPEN_S`.
 
 Regimes: while the contexts fit, nothing is held and the gate only counts. Where prompts are cheap beside the time that
@@ -51,10 +51,11 @@ IDLE_HALF_LIFE_S = 10.0
 is as good as gone."""
 
 FIRST_SHARE = 0.9
-LEAST_SHARE = 0.2
-GROWTH_PER_S = 3.0
-"""Of the share, on an engine without a prompt to compute: it doubles before sessions of a few short calls are over. By
-the sixth power of idleness, so that it is a 64th of that on an engine that is idle half of the time."""
+LEAST_SHARE, MOST_SHARE = 0.2, 100.0
+GROWTH_PER_S = 1.5
+"""Relative to the share, on an engine without a prompt to compute: it doubles in half a second, before sessions of a
+few short calls are over. By the fourth power of idleness, so that it is a sixteenth of that on an engine that is idle
+half of the time: such a one is near its best, and what more sessions would lose shows only later."""
 BACK_OFF = 0.85
 BACK_OFF_EVERY_S = 5.0
 """A smaller share shows in the hits only after turns that were dispatched before have ended."""
@@ -185,7 +186,8 @@ class SessionGate:
         if self._hits.is_preempting or lost > max(LEAST_LOST, idle):
             self._back_off(now_s)
         elif lost < idle:
-            self.share += GROWTH_PER_S * idle**6 * elapsed_s
+            seconds = min(elapsed_s, BUSY_WINDOW_S)  # of what was before, little is known
+            self.share = min(MOST_SHARE, self.share * math.exp(GROWTH_PER_S * idle**4 * seconds))
 
     def room_at_s(self, tokens: float, now_s: float) -> float:
         """When idle sessions will have decayed so far that a new one fits; infinity if that is not enough."""
@@ -286,7 +288,9 @@ class _Hits:
         self.is_preempting = _rise(last.preemptions, sample.preemptions) > 0
         self.busy = is_busy + math.exp(-elapsed_s / BUSY_WINDOW_S) * (self.busy - is_busy)
         if last.prefix_hits is None or sample.prefix_hits is None:
-            self._expected = self._hit = self._computed = 0.0  # nothing is told of hits, so none can be missed
+            self._expected = self._hit = self._computed = (
+                0.0  # nothing is told of hits, so none can be missed
+            )
             return elapsed_s
         kept = math.exp(-elapsed_s / HITS_WINDOW_S)
         hit = _rise(last.prefix_hits, sample.prefix_hits)

@@ -202,7 +202,6 @@ class SessionOrder:
         return at_home[2]
 
 
-
 @dataclass(slots=True, eq=False)
 class _Backlog:
     """A tenant with tickets waiting, and its one valid entry in the heap."""

@@ -17,6 +17,7 @@ from muster_batching.gate import (
     HITS_WINDOW_S,
     IDLE_HALF_LIFE_S,
     LEAST_SHARE,
+    MOST_SHARE,
     OPEN_S,
     PATIENCE_S,
     TURNOVER_S,
@@ -462,7 +463,13 @@ class Played:
         self.sample(0, 0, preemptions=0)
 
     def sample(
-        self, expected: int, hit: int, *, is_busy: bool = True, preemptions: int | None = None, holds: bool = True
+        self,
+        expected: int,
+        hit: int,
+        *,
+        is_busy: bool = True,
+        preemptions: int | None = None,
+        holds: bool = True,
     ) -> float:
         """Let calls expect and hit so many tokens, and 100 be computed, until the next sample; return the share."""
         self.now_s += SAMPLE_S
@@ -489,12 +496,16 @@ class Played:
 
 
 def test_an_engine_with_nothing_to_compute_lets_the_share_grow() -> None:
-    """It grows by `GROWTH_PER_S` times the sixth power of idleness, of which the last seconds count most."""
-    idle = [1.0 - math.exp(-SAMPLE_S * samples / BUSY_WINDOW_S) for samples in range(1, 41)]
-    grown = [FIRST_SHARE + sum(GROWTH_PER_S * SAMPLE_S * each**6 for each in idle[:count]) for count in range(1, 41)]
+    """It grows by `GROWTH_PER_S` times the fourth power of idleness, of which the last seconds count most."""
+    times = range(1, 25)
+    idle = [1.0 - math.exp(-SAMPLE_S * samples / BUSY_WINDOW_S) for samples in times]
+    grown = [
+        FIRST_SHARE * math.exp(GROWTH_PER_S * SAMPLE_S * sum(each**4 for each in idle[:count]))
+        for count in times
+    ]
 
-    assert Played().samples(40, 100, 100, is_busy=False) == pytest.approx(grown)
-    assert grown[-1] > 10.0
+    assert Played().samples(24, 100, 100, is_busy=False) == pytest.approx(grown)
+    assert grown[-1] > 5.0
 
 
 def test_an_engine_that_was_never_busy_is_idle() -> None:
@@ -504,7 +515,18 @@ def test_an_engine_that_was_never_busy_is_idle() -> None:
     refuse(one, 1.0)
     one.learn(engine(), 1.0, is_busy=False)
 
-    assert one.share == pytest.approx(FIRST_SHARE + GROWTH_PER_S)
+    assert one.share == pytest.approx(FIRST_SHARE * math.exp(GROWTH_PER_S))
+
+
+def test_a_share_has_bounds() -> None:
+    """Neither a long time of idleness nor a long time without samples lets it grow beyond all."""
+    played = Played()
+    assert played.samples(400, 100, 100, is_busy=False)[-1] == MOST_SHARE
+
+    one = gate()
+    refuse(one, 1e6)
+    one.learn(engine(), 1e6, is_busy=False)
+    assert one.share == pytest.approx(FIRST_SHARE * math.exp(GROWTH_PER_S * BUSY_WINDOW_S))
 
 
 def test_a_busy_engine_leaves_the_share() -> None:

@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import count
+from typing import Any
 from weakref import WeakSet
 
 import pytest
@@ -90,12 +91,11 @@ class Arrivals:
         claim_s: float | None = None,
         home: UpstreamId | None = None,
         saved_s: float = 0.0,
-        tenant: TenantId = ANN,
-        request_class: RequestClass = STANDARD,
+        **fields: Any,
     ) -> Waiting:
         """Make one of a session, which has had so many tokens and is a new one if its claim is not older."""
-        waiting = self.ticket(since_s, tenant=tenant, request_class=request_class)
-        key = (CHAT, tenant, SessionId(waiting.ticket.id))
+        waiting = self.ticket(since_s, **fields)
+        key = (CHAT, waiting.ticket.tenant, SessionId(waiting.ticket.id))
         session = Session(key, home=home, claim_s=since_s if claim_s is None else claim_s)
         session.serve(Usage(attained, 0), since_s)
         waiting.session, waiting.home, waiting.saved_s = session, home, saved_s
@@ -315,9 +315,7 @@ def session_key(waiting: Waiting, session: Session, seat: Seat) -> tuple[float, 
     return due + (0.0 if waiting.home == seat.id else waiting.saved_s), waiting.number
 
 
-def naive_sessions(
-    waiting: Sequence[Waiting], seat: Seat, turn: tuple[float, int] | None
-) -> Waiting | None:
+def naive_sessions(waiting: Sequence[Waiting], seat: Seat, turn: tuple[float, int] | None) -> Waiting | None:
     """Find the first by sorting: of those that stand alone by arrival, of the sessions' when it is their turn."""
     alone = min((each for each in waiting if each.session is None), key=arrival, default=None)
     if alone is not None and (turn is None or arrival(alone) < turn):
