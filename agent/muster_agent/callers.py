@@ -7,7 +7,7 @@ proxy cannot be asked; there every key is a tenant of its own, named by a digest
 import hashlib
 import time
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import cast
@@ -15,6 +15,7 @@ from typing import cast
 import httpx2
 
 from muster_agent import failures
+from muster_agent.hosts import is_own
 
 _KNOWN_S = 60.0
 _REFUSED_S = 5.0
@@ -40,6 +41,7 @@ class Caller:
 class _Known:
     tenant: str | None  # None: the key was refused
     until_s: float
+    is_secret: bool = False  # whether not everybody is this tenant
 
 
 class Callers:
@@ -49,10 +51,14 @@ class Callers:
         proxy: Its root URL.
         http: Asks it.
         own_key: The service's own key: who sends none acts for its tenant, with its key. None where it has none.
+        hosts: The names by which the service may be asked for without a key that is good (`hosts`).
     """
 
-    def __init__(self, proxy: str, http: httpx2.AsyncClient, own_key: str | None = None) -> None:
+    def __init__(
+        self, proxy: str, http: httpx2.AsyncClient, own_key: str | None = None, hosts: Collection[str] = ()
+    ) -> None:
         self._own_key = own_key
+        self._hosts = hosts
         self._url = f"{proxy}/v1/muster/key"
         self._http = http
         self._known: OrderedDict[bytes, _Known] = OrderedDict()
@@ -64,7 +70,8 @@ class Callers:
         """Tell who sent a request with these headers.
 
         Raises:
-            Failure: 401, the key is nobody's; 503, the proxy cannot be asked.
+            Failure: 401, the key is nobody's; 403, nobody has to show a key and `Host` has a name that anybody may own;
+                503, the proxy cannot be asked.
         """
         key = key_in(headers)
         if key is not None and not _can_be_asked_about(key):
@@ -76,6 +83,8 @@ class Callers:
             known = await self._ask(shown, digest)
         if known.tenant is None:
             raise failures.wrong_key()
+        if not (key and known.is_secret) and not is_own(headers.get("host"), self._hosts):
+            raise failures.unknown_name()
         return Caller(known.tenant, key)
 
     async def _ask(self, key: str | None, digest: bytes) -> _Known:
@@ -109,7 +118,8 @@ def _understood(answer: httpx2.Response, key: str | None, digest: bytes) -> _Kno
     now_s = time.monotonic()
     match answer.status_code:
         case HTTPStatus.OK:
-            return _Known(_tenant(answer), now_s + _KNOWN_S)
+            tenant = _tenant(answer)
+            return _Known(tenant, now_s + _KNOWN_S, is_secret=bool(tenant))
         case HTTPStatus.UNAUTHORIZED | HTTPStatus.FORBIDDEN:
             return _Known(None, now_s + _REFUSED_S)
         case HTTPStatus.NOT_FOUND | HTTPStatus.METHOD_NOT_ALLOWED:  # not a Muster proxy

@@ -112,6 +112,12 @@ def wrong_key() -> Failure:
     return Failure(401, message, _UNPROCESSED, "invalid_api_key")
 
 
+def unknown_name() -> Failure:
+    """The caller asks for a name that is not known to be the service's."""
+    message = "This service is not known by the name in Host: list it in MUSTER_AGENT_ALLOWED_HOSTS."
+    return Failure(403, message, _UNPROCESSED, "unknown_host")
+
+
 def proxy_unavailable() -> Failure:
     """The proxy cannot be asked."""
     return _unavailable(503, "The proxy cannot be reached.")

@@ -112,7 +112,7 @@ async def open_service(
         service = Service(
             settings=settings,
             assistants=assistants,
-            callers=Callers(settings.proxy, clients.plain, _own_key(settings)),
+            callers=Callers(settings.proxy, clients.plain, _own_key(settings), settings.allowed_hosts),
             clients=clients,
             database=database,
             memory=memory,

@@ -53,7 +53,7 @@ def _root_url(url: str) -> str:
 
 
 def _split(text: object) -> object:
-    """The environment has one text; commas stand between origins."""
+    """The environment has one text; commas stand between its parts."""
     return [part.strip() for part in text.split(",") if part.strip()] if isinstance(text, str) else text
 
 
@@ -75,6 +75,13 @@ def _origin(text: str) -> str:
         raise ValueError("expected origins like https://chat.example.org or http://localhost:3000")
     default_port = {"http": ":80", "https": ":443"}.get(parts.scheme, "")
     return f"{parts.scheme}://{parts.netloc.removesuffix(default_port)}"
+
+
+def _host(text: str) -> str:
+    """A host's name as `urlsplit` reads it."""
+    if not text or urlsplit(f"//{text}").hostname != text.lower():
+        raise ValueError("expected names without scheme and port, like agents.example.org")
+    return text.lower()
 
 
 class AgentSettings(BaseSettings):
@@ -137,6 +144,13 @@ class AgentSettings(BaseSettings):
         default=(),
         description="Origins whose pages may use the service from a browser (agent-chat-ui, `useStream`, Studio), with "
         "commas between; unset, only pages of its own origin.",
+    )
+    allowed_hosts: Annotated[
+        tuple[Annotated[str, AfterValidator(_host)], ...], NoDecode, BeforeValidator(_split)
+    ] = Field(
+        default=(),
+        description="Names in public DNS by which the service may be asked for where no key is needed, with commas "
+        "between; addresses, names without a dot and those that end with .local, .internal or .svc always may.",
     )
     disconnect_grace_s: float = Field(
         default=2.0,
