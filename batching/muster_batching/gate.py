@@ -15,6 +15,7 @@ A session is *resident* from its admission until it is given up. It counts with 
 - *Need* is the estimate of its context, or the mean of those resident if that is more: sessions grow.
 - *Decay*: clients do not say that they are done. Without it, sessions that never return hold their place
   until the others time out (measured by others as eight times slower than no gate).
+- *Gone*: a session that has been idle for `GONE_PAUSES` times as long as sessions are on average before they go on.
 - *Given up*: when a resident session has grown so that they no longer fit, the longest idle are given up, which
   are those that the engine evicts. When such a one returns, it is admitted before new ones.
 - *Displaced*: a session that has been held for `PATIENCE_S` is admitted although it does not fit, but so that all of
@@ -75,7 +76,12 @@ TURNOVER_S = 300.0
 """A session held longer than the first may displace another; so the whole KV cache is displaced at most once in
 the second. An engine computes the contexts that fill its cache in some 30 s, so that takes a tenth of its time."""
 
-_GONE_AFTER_S = 6 * IDLE_HALF_LIFE_S  # an idle session then counts with a 64th
+GONE_PAUSES = 3.0
+LEAST_GONE_AFTER_S, MOST_GONE_AFTER_S = 2.0, 6 * IDLE_HALF_LIFE_S
+"""The most counts until pauses are known: an idle session then counts with a 64th."""
+
+PAUSE_LEARNING_RATE = 0.1
+"""Of the mean pause: about the last ten count."""
 
 
 @dataclass(slots=True, eq=False)
@@ -106,6 +112,7 @@ class SessionGate:
         self._open_until_s = -math.inf
         self._displaces_at_s = -math.inf
         self._held_s = -math.inf  # when a session was last refused
+        self._gone_after_s = MOST_GONE_AFTER_S
 
     def __len__(self) -> int:
         return len(self._busy) + len(self._idle)
@@ -133,6 +140,8 @@ class SessionGate:
             is_forced: Admit it also where it does not fit.
         """
         self._forget_gone(now_s)
+        if (idle := self._idle.get(session.key)) is not None:
+            self._learn_pause(now_s - idle.since_s)
         resident = self._take_out(session.key, now_s)
         if resident is None and not (is_forced or self._has_room(tokens, now_s)):
             self._held_s = now_s
@@ -190,14 +199,17 @@ class SessionGate:
             self.share = min(MOST_SHARE, self.share * math.exp(GROWTH_PER_S * idle**4 * seconds))
 
     def room_at_s(self, tokens: float, now_s: float) -> float:
-        """When idle sessions will have decayed so far that a new one fits; infinity if that is not enough."""
+        """When idle sessions have decayed so far that a new one fits, or one is gone; infinity if that does not do."""
         left = self._budget() - self._busy_tokens - self._need(tokens)
         if left <= 0:
             return math.inf
         idle = self._idle_now(now_s)
         # A little more than the formula, so that rounding does not find it still full at that very moment.
-        wait_s = IDLE_HALF_LIFE_S * math.log2(idle / left) if idle > left else 0.0
-        return now_s + wait_s + 1e-3
+        if idle <= left:
+            return now_s + 1e-3
+        decayed_s = now_s + IDLE_HALF_LIFE_S * math.log2(idle / left)
+        gone_s = next(iter(self._idle.values())).since_s + self._gone_after_s
+        return max(now_s, min(decayed_s, gone_s)) + 1e-3
 
     def _budget(self) -> float:
         return math.inf if self.kv_tokens is None else self.share * self.kv_tokens
@@ -236,9 +248,13 @@ class SessionGate:
     def _forget_gone(self, now_s: float) -> None:
         while self._idle:
             key, resident = next(iter(self._idle.items()))
-            if now_s - resident.since_s < _GONE_AFTER_S:
+            if now_s - resident.since_s < self._gone_after_s:
                 return
             self._take_out(key, now_s)
+
+    def _learn_pause(self, pause_s: float) -> None:
+        after_s = self._gone_after_s + PAUSE_LEARNING_RATE * (GONE_PAUSES * pause_s - self._gone_after_s)
+        self._gone_after_s = min(MOST_GONE_AFTER_S, max(LEAST_GONE_AFTER_S, after_s))
 
     def _back_off(self, now_s: float) -> None:
         if now_s - self._hits.began_s < BACK_OFF_EVERY_S:

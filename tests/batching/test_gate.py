@@ -13,13 +13,17 @@ from muster_batching.gate import (
     BUSY_WINDOW_S,
     CALM_S,
     FIRST_SHARE,
+    GONE_PAUSES,
     GROWTH_PER_S,
     HITS_WINDOW_S,
     IDLE_HALF_LIFE_S,
+    LEAST_GONE_AFTER_S,
     LEAST_SHARE,
+    MOST_GONE_AFTER_S,
     MOST_SHARE,
     OPEN_S,
     PATIENCE_S,
+    PAUSE_LEARNING_RATE,
     TURNOVER_S,
     Holds,
     SessionGate,
@@ -220,6 +224,57 @@ def test_forgetting_all_leaves_nothing() -> None:
     assert (len(one), one.resident_tokens(1000.0)) == (1, 7.0)
 
 
+def paused(one: SessionGate, pause_s: float, times: int) -> float:
+    """Let a session go on so many times after such a pause; return the time."""
+    now_s = 0.0
+    for _ in range(times):
+        one.admit(A, 10, now_s, is_forced=True)
+        one.rest(A, 10, now_s)
+        now_s += pause_s
+    one.admit(A, 10, now_s)
+    one.rest(A, 0, now_s)
+    return now_s
+
+
+def test_pauses_tell_who_is_gone() -> None:
+    """Where sessions go on after two seconds, one that has not after `GONE_PAUSES` times as long is gone."""
+    one = gate()
+    now_s = paused(one, 2.0, 200)
+    one.admit(B, 100, now_s)
+    one.rest(B, 100, now_s)
+    one.admit(C, 100, now_s + 2.0 * GONE_PAUSES - 0.1)
+    assert one.is_resident(B)
+
+    one.admit(C, 100, now_s + 2.0 * GONE_PAUSES + 0.1)
+    assert not one.is_resident(B)
+
+
+@pytest.mark.parametrize(("pause_s", "after_s"), [(0.01, LEAST_GONE_AFTER_S), (50.0, MOST_GONE_AFTER_S)])
+def test_nobody_is_gone_too_soon_or_stays_too_long(pause_s: float, after_s: float) -> None:
+    """However short or long pauses are."""
+    one = gate()
+    now_s = paused(one, pause_s, 200)
+    one.admit(B, 100, now_s)
+    one.rest(B, 100, now_s)
+    one.admit(C, 100, now_s + after_s - 0.1)
+    assert one.is_resident(B)
+
+    one.admit(C, 100, now_s + after_s + 0.1)
+    assert not one.is_resident(B)
+
+
+def test_room_is_foretold_for_when_a_session_is_gone() -> None:
+    """That may be sooner than it has decayed; and it is now where nobody has looked since."""
+    one = gate()
+    now_s = paused(one, 1.0, 200)
+    one.admit(B, 440, now_s)
+    one.admit(C, 300, now_s)
+    one.rest(B, 440, now_s)
+
+    assert one.room_at_s(440, now_s) == pytest.approx(now_s + GONE_PAUSES, abs=0.01)
+    assert one.room_at_s(440, now_s + 5.0) == pytest.approx(now_s + 5.0, abs=0.01)
+
+
 def test_a_busy_session_is_not_forgotten() -> None:
     """A call may last as long as it likes."""
     one = gate()
@@ -273,6 +328,18 @@ class NaiveGate:
     """The gate's rules, played on a list in which the longest untouched comes first."""
 
     records: list[Record] = field(default_factory=list[Record])
+    gone_after_s: float = MOST_GONE_AFTER_S
+
+    def come(self, session: Session, now_s: float) -> None:
+        """Forget those that are gone, and learn how long this one was idle, if it is not one of them."""
+        idle = [each for each in self.records if not each.is_busy]
+        gone = [each for each in idle if now_s - each.since_s >= self.gone_after_s]
+        self.records = [each for each in self.records if each not in gone]
+        for record in idle:
+            if record.session is session and record not in gone:
+                pauses_s = GONE_PAUSES * (now_s - record.since_s)
+                learned_s = self.gone_after_s + PAUSE_LEARNING_RATE * (pauses_s - self.gone_after_s)
+                self.gone_after_s = min(MOST_GONE_AFTER_S, max(LEAST_GONE_AFTER_S, learned_s))
 
     def resident_tokens(self, now_s: float) -> float:
         """Add up all weights anew."""
@@ -283,6 +350,10 @@ class NaiveGate:
         sizes = [record.tokens for record in self.records]
         need = max(tokens, sum(sizes) / len(sizes)) if sizes else tokens
         return BUDGET - self.resident_tokens(now_s) - need
+
+    def has(self, session: Session) -> bool:
+        """Tell whether a session is resident."""
+        return any(record.session is session for record in self.records)
 
     def is_idle(self) -> bool:
         """Tell whether nobody is busy."""
@@ -319,7 +390,7 @@ steps = st.builds(
     st.sampled_from(["admit", "admit", "force", "rest", "rest", "leave"]),
     st.sampled_from([A, B, C, D, E]),
     st.sampled_from([1, 7, 50, 180, 300, 450, 1000]),
-    st.sampled_from([0.0, 0.7, 1.3]),
+    st.sampled_from([0.0, 0.7, 1.3, 9.0]),
 )
 
 
@@ -344,7 +415,8 @@ def test_the_gate_does_as_its_rules_say(history: list[Step]) -> None:
             stop(one, naive, step, now_s)
         else:
             is_forced = step.kind == "force"
-            may_enter = is_forced or one.is_resident(step.session) or naive.is_idle()
+            naive.come(step.session, now_s)
+            may_enter = is_forced or naive.has(step.session) or naive.is_idle()
             fits = naive.room(step.tokens, now_s) >= -1e-9
             assert one.admit(step.session, step.tokens, now_s, is_forced=is_forced) is (may_enter or fits)
             if may_enter or fits:
