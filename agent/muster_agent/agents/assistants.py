@@ -2,6 +2,7 @@
 
 import asyncio
 import inspect
+import itertools
 import uuid
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
@@ -10,18 +11,17 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, cast
 
 from langchain_core.runnables import RunnableConfig
+from langchain_core.tools import BaseTool
 from langgraph.graph import StateGraph  # pyright: ignore[reportMissingTypeStubs] - typed inline
 from langgraph.pregel import Pregel  # pyright: ignore[reportMissingTypeStubs] - typed inline
 from langgraph_sdk.runtime import _ExecutionRuntime, _ReadRuntime  # pyright: ignore[reportPrivateUsage] - what factories of LangGraph's server are given
 
-from muster_agent.agents.building import Parts, build, open_tools
+from muster_agent.agents.building import Parts, build, open_tools, untrusted_among
 from muster_agent.agents.declarations import AgentsFile, Declaration
 from muster_agent.agents.importing import imported
 from muster_agent.tools.complaints import ToolkitError
 
 if TYPE_CHECKING:
-    from langchain_core.tools import BaseTool
-
     from muster_agent.checkpoints import Memory
 
 Graph = Pregel[Any, Any, Any, Any]
@@ -132,19 +132,28 @@ async def open_assistants(agents: AgentsFile, parts: Parts, opened: AsyncExitSta
     Raises:
         ToolkitError: A tool or a graph cannot be had.
     """
-    made = {name: await _assistant(name, declared, parts, opened) for name, declared in agents.agents.items()}
+    tools = {
+        name: [] if declared.graph else await open_tools(declared.tools, opened)
+        for name, declared in agents.agents.items()
+    }
+    untrusted = untrusted_among(itertools.chain(*tools.values()))
+    made = {
+        name: await _assistant(name, declared, tools[name], parts, untrusted)
+        for name, declared in agents.agents.items()
+    }
     models = [assistant.openai_model for assistant in made.values()]
     if twice := [model for model in models if models.count(model) > 1]:
         raise ToolkitError(f"two agents have the openai_model {twice[0]}: give each its own")
     return Assistants(made)
 
 
-async def _assistant(name: str, declared: Declaration, parts: Parts, opened: AsyncExitStack) -> Assistant:
-    tools = [] if declared.graph else await open_tools(declared.tools, opened)
+async def _assistant(
+    name: str, declared: Declaration, tools: Sequence[BaseTool], parts: Parts, untrusted: frozenset[str]
+) -> Assistant:
     source = (
         await asyncio.to_thread(_mounted, declared.graph)
         if declared.graph
-        else build(name, declared, tools, parts)
+        else build(name, declared, tools, parts, untrusted)
     )
     return Assistant(
         graph_id=name,

@@ -2,7 +2,7 @@
 
 import asyncio
 import importlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
@@ -104,17 +104,29 @@ def _own_tool(path: str) -> BaseTool:
     return tool
 
 
+def untrusted_among(tools: Iterable[BaseTool]) -> frozenset[str]:
+    """Names of the tools that bring content from outside."""
+    return frozenset(tool.name for tool in tools if (tool.metadata or {}).get("untrusted"))
+
+
 def build(
-    name: str, declaration: Declaration, tools: Sequence[BaseTool], parts: Parts
+    name: str, declaration: Declaration, tools: Sequence[BaseTool], parts: Parts, untrusted: frozenset[str]
 ) -> "CompiledStateGraph[Any, AgentContext, Any, Any]":
     """Make an agent's graph; it has no memory yet.
+
+    Args:
+        name: Its name.
+        declaration: What it is to be.
+        tools: Its tools.
+        parts: What agents are made with.
+        untrusted: Tools of all agents that bring content from outside: another agent may have called one on the thread.
 
     Raises:
         ToolkitError: `approval.tools` names what is no tool of the agent.
     """
     limits, approval = declaration.limits, declaration.approval
     _check_listed(name, tools, approval)
-    asks = _asked_about(tools, approval)
+    asks = _asked_about(tools, approval, untrusted)
     model_name = parts.name if declaration.model is None else parts.model_named(declaration.model)
     rules = CallRules(
         name=model_name,
@@ -134,7 +146,7 @@ def build(
     if (summaries := declaration.summaries) is not None:
         middleware.insert(
             0,
-            LongConversations(parts.model, model_name, summaries, _untrusted(tools)),
+            LongConversations(parts.model, model_name, summaries, untrusted),
         )
     if asks:
         middleware.append(HumanInTheLoopMiddleware(interrupt_on=cast("Any", asks)))
@@ -153,18 +165,14 @@ def _check_listed(name: str, tools: Sequence[BaseTool], approval: Approval) -> N
         )
 
 
-def _untrusted(tools: Sequence[BaseTool]) -> frozenset[str]:
-    """Names of the tools that bring content from outside."""
-    return frozenset(tool.name for tool in tools if (tool.metadata or {}).get("untrusted"))
-
-
-def _asked_about(tools: Sequence[BaseTool], approval: Approval) -> dict[str, bool | InterruptOnConfig]:
+def _asked_about(
+    tools: Sequence[BaseTool], approval: Approval, untrusted: frozenset[str]
+) -> dict[str, bool | InterruptOnConfig]:
     """Which tools ask a person, and when.
 
     A tool that changes the world asks in any case once the conversation holds content from outside, such as a fetched
     page: what is written there may have told the model to make the call.
     """
-    untrusted = _untrusted(tools)
 
     def follows_outside(request: ToolCallRequest) -> bool:
         return has_read_from_outside(cast("list[AnyMessage]", request.state["messages"]), untrusted)

@@ -5,8 +5,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from langgraph_sdk import get_client
 
-from muster_agent.testing import CallTools, Garble, ModelCall, Refuse, Reply, Say, Tokens
+from muster_agent.testing import CallTools, Garble, ModelCall, Refuse, Reply, Say, Tokens, scripted_agent
 from tests.agent.agents.asking import SUMMARY, new_thread, run, summaries, summarising, thinking, told
 from tests.agent.agents.conftest import Serve
 from tests.agent.agents.tools import PAGE_CHARACTERS, TOOLS
@@ -141,6 +142,31 @@ async def test_content_from_outside_is_known_through_summaries(serve: Serve, don
     assert [message["type"] for message in state["values"]["messages"]] == ["human", "ai", "human", "ai"]
     assert values["__interrupt__"][0]["value"]["action_requests"][0]["args"] == {"to": "eve"}
     assert not effects(done)
+
+
+@pytest.mark.parametrize("reader", ["fetcher", "mailer"])
+async def test_what_another_agent_has_read_is_from_outside_too(reader: str, done: Path) -> None:
+    """Where agents share a thread, a change of one asks once the other has fetched a page."""
+    agents: dict[str, Any] = {
+        "fetcher": {"tools": {"own": [f"{TOOLS}:fetch"]}},
+        "mailer": {
+            "tools": {"own": [f"{TOOLS}:read", "tests.agent.runs.tools:send_mail"]},
+            "approval": {"tools": "none"},
+        },
+    }
+    read = CallTools([("fetch" if reader == "fetcher" else "read", {"number": 1})])
+    script: list[Reply] = [read, Say("Read."), MAIL, Say("Sent.")]
+    async with (
+        scripted_agent(*script, agents=agents) as agent,
+        get_client(url=agent.url, timeout=60) as client,
+    ):
+        thread = await new_thread(client)
+        asked: dict[str, Any] = {"messages": [{"role": "user", "content": "Please."}]}
+        await client.runs.wait(thread, reader, input=asked)
+        values: Any = await client.runs.wait(thread, "mailer", input=asked)
+
+    assert ("__interrupt__" in values) is (reader == "fetcher")
+    assert effects(done) == ([] if reader == "fetcher" else ["eve"])
 
 
 async def test_a_summary_of_trusted_content_asks_nothing(serve: Serve, done: Path) -> None:
