@@ -18,8 +18,9 @@ A session is *resident* from its admission until it is given up. It counts with 
 - *Gone*: a session that has been idle for `GONE_PAUSES` times as long as sessions are on average before they go on.
 - *Given up*: when a resident session has grown so that they no longer fit, the longest idle are given up, which
   are those that the engine evicts. When such a one returns, it is admitted before new ones.
-- *Displaced*: a session that has been held for `PATIENCE_S` is admitted although it does not fit, but so that all of
-  them together turn the cache over no faster than in `TURNOVER_S`; and after `Policy.max_hold_s` in any case.
+- *Displaced*: a session that has been held for as long as the engine takes to compute what fills its cache is admitted
+  although it does not fit, but so that all of them together turn the cache over no faster than in `FILLS` times as
+  long; and after `Policy.max_hold_s` in any case.
 - *Share*: learned, while sessions are held. Holding them spares the engine what it computes again, and costs it the
   time in which it has no prompt to compute. So the one is weighed against the other:
 
@@ -66,15 +67,19 @@ LEAST_LOST = 0.3
 
 HITS_WINDOW_S = 10.0
 BUSY_WINDOW_S = 3.0
+LEAST_BUSY = 0.2
 CALM_S = 30.0
 """When nothing has been held for so long, the share begins again: what was learned was of other sessions."""
 
 OPEN_S = 60.0
 
-PATIENCE_S = 30.0
-TURNOVER_S = 300.0
-"""A session held longer than the first may displace another; so the whole KV cache is displaced at most once in
-the second. An engine computes the contexts that fill its cache in some 30 s, so that takes a tenth of its time."""
+LEAST_FILL_S, MOST_FILL_S = 1.0, 30.0
+"""Bounds of the time in which an engine computes the contexts that fill its cache; the most until that is known."""
+
+FILLS = 10.0
+"""So the engine spends a tenth of its time on what it computes again for sessions that were displaced."""
+
+FILL_LEARNING_RATE = 0.2
 
 GONE_PAUSES = 3.0
 LEAST_GONE_AFTER_S, MOST_GONE_AFTER_S = 2.0, 6 * IDLE_HALF_LIFE_S
@@ -113,6 +118,7 @@ class SessionGate:
         self._displaces_at_s = -math.inf
         self._held_s = -math.inf  # when a session was last refused
         self._gone_after_s = MOST_GONE_AFTER_S
+        self._fill_s = MOST_FILL_S
 
     def __len__(self) -> int:
         return len(self._busy) + len(self._idle)
@@ -157,12 +163,12 @@ class SessionGate:
         """Whether a session that has been held since then may be admitted where it does not fit; counts it if so."""
         if self.kv_tokens is None or now_s < self.displaces_at_s(held_since_s):
             return False
-        self._displaces_at_s = now_s + TURNOVER_S * tokens / self.kv_tokens
+        self._displaces_at_s = now_s + FILLS * self._fill_s * tokens / self.kv_tokens
         return True
 
     def displaces_at_s(self, held_since_s: float) -> float:
         """When a session that has been held since then may be admitted where it does not fit."""
-        return max(held_since_s + PATIENCE_S, self._displaces_at_s)
+        return max(held_since_s + self._fill_s, self._displaces_at_s)
 
     def rest(self, session: Session, tokens: float, now_s: float) -> None:
         """Let a resident session be idle, with a context of so many tokens; with none it leaves."""
@@ -185,6 +191,7 @@ class SessionGate:
         """
         self.kv_tokens = sample.kv_tokens or None
         elapsed_s = self._hits.take(sample, now_s, is_busy=is_busy)
+        self._learn_fill()
         if now_s < self._open_until_s:
             self._hits.begin_anew(now_s)
             return
@@ -256,6 +263,12 @@ class SessionGate:
         after_s = self._gone_after_s + PAUSE_LEARNING_RATE * (GONE_PAUSES * pause_s - self._gone_after_s)
         self._gone_after_s = min(MOST_GONE_AFTER_S, max(LEAST_GONE_AFTER_S, after_s))
 
+    def _learn_fill(self) -> None:
+        if self.kv_tokens is None or not self._hits.speed:
+            return
+        fill_s = min(MOST_FILL_S, max(LEAST_FILL_S, self.kv_tokens / self._hits.speed))
+        self._fill_s += FILL_LEARNING_RATE * (fill_s - self._fill_s)
+
     def _back_off(self, now_s: float) -> None:
         if now_s - self._hits.began_s < BACK_OFF_EVERY_S:
             return
@@ -279,6 +292,7 @@ class _Hits:
         self.began_s = -math.inf
         self.is_preempting = False
         self.busy = 0.0
+        self._computed_per_s = 0.0
         self._expected = 0.0
         self._hit = 0.0
         self._computed = 0.0
@@ -293,6 +307,11 @@ class _Hits:
             return 0.0
         return self.busy * min(1.0, max(0.0, self._expected - self._hit) / self._computed)
 
+    @property
+    def speed(self) -> float:
+        """Prompt tokens computed in a second of having some; 0 where too little is known."""
+        return self._computed_per_s / self.busy if self.busy > LEAST_BUSY else 0.0
+
     def take(self, sample: EngineSample, now_s: float, *, is_busy: bool) -> float:
         """Take in a sample; return the seconds since the last one."""
         last, elapsed_s = self._last, now_s - self._last_s
@@ -302,18 +321,21 @@ class _Hits:
             self.busy = float(is_busy)
             return 0.0
         self.is_preempting = _rise(last.preemptions, sample.preemptions) > 0
-        self.busy = is_busy + math.exp(-elapsed_s / BUSY_WINDOW_S) * (self.busy - is_busy)
+        remembered = math.exp(-elapsed_s / BUSY_WINDOW_S)
+        self.busy = is_busy + remembered * (self.busy - is_busy)
         if last.prefix_hits is None or sample.prefix_hits is None:
-            self._expected = self._hit = self._computed = (
-                0.0  # nothing is told of hits, so none can be missed
-            )
+            # Nothing is told of hits, so none can be missed.
+            self._expected = self._hit = self._computed = self._computed_per_s = 0.0
             return elapsed_s
-        kept = math.exp(-elapsed_s / HITS_WINDOW_S)
         hit = _rise(last.prefix_hits, sample.prefix_hits)
+        computed = max(0, _rise(last.prefix_queries, sample.prefix_queries) - hit)
+        if elapsed_s > 0:
+            per_s = computed / elapsed_s
+            self._computed_per_s = per_s + remembered * (self._computed_per_s - per_s)
+        kept = math.exp(-elapsed_s / HITS_WINDOW_S)
         self._hit = self._hit * kept + hit
         self._expected = self._expected * kept + coming
-        computed = _rise(last.prefix_queries, sample.prefix_queries) - hit
-        self._computed = self._computed * kept + max(0, computed)
+        self._computed = self._computed * kept + computed
         return elapsed_s
 
     def begin_anew(self, now_s: float) -> None:

@@ -12,19 +12,20 @@ from muster_batching.gate import (
     BACK_OFF_EVERY_S,
     BUSY_WINDOW_S,
     CALM_S,
+    FILLS,
     FIRST_SHARE,
     GONE_PAUSES,
     GROWTH_PER_S,
     HITS_WINDOW_S,
     IDLE_HALF_LIFE_S,
+    LEAST_FILL_S,
     LEAST_GONE_AFTER_S,
     LEAST_SHARE,
+    MOST_FILL_S,
     MOST_GONE_AFTER_S,
     MOST_SHARE,
     OPEN_S,
-    PATIENCE_S,
     PAUSE_LEARNING_RATE,
-    TURNOVER_S,
     Holds,
     SessionGate,
 )
@@ -449,25 +450,25 @@ def test_sums_never_drift(history: list[tuple[Step, float]]) -> None:
 
 
 def test_a_session_displaces_others_after_its_patience() -> None:
-    """Held for `PATIENCE_S`, a session may be admitted where it does not fit."""
+    """Held for as long as a cache takes to fill, a session may be admitted where it does not fit."""
     one = gate()
-    assert one.displaces_at_s(5.0) == 5.0 + PATIENCE_S
+    assert one.displaces_at_s(5.0) == 5.0 + MOST_FILL_S
 
-    assert not one.may_displace(100, 5.0, 5.0 + PATIENCE_S - 0.01)
-    assert one.may_displace(100, 5.0, 5.0 + PATIENCE_S)
+    assert not one.may_displace(100, 5.0, 5.0 + MOST_FILL_S - 0.01)
+    assert one.may_displace(100, 5.0, 5.0 + MOST_FILL_S)
 
 
 def test_displacement_turns_the_cache_over_slowly() -> None:
-    """After one of a tenth of the cache the next waits a tenth of `TURNOVER_S`, by the first one's size."""
+    """After one of a tenth of the cache the next waits a tenth of what a turnover takes, by the first one's size."""
     one = gate()
     assert one.may_displace(100, 0.0, 50.0)
-    next_s = 50.0 + TURNOVER_S / 10
+    next_s = 50.0 + (FILLS * MOST_FILL_S) / 10
     assert one.displaces_at_s(0.0) == next_s
-    assert one.displaces_at_s(100.0) == 100.0 + PATIENCE_S
+    assert one.displaces_at_s(100.0) == 100.0 + MOST_FILL_S
 
     assert not one.may_displace(10, 0.0, next_s - 0.01)
     assert one.may_displace(10, 0.0, next_s)
-    assert one.displaces_at_s(0.0) == next_s + TURNOVER_S / 100
+    assert one.displaces_at_s(0.0) == next_s + (FILLS * MOST_FILL_S) / 100
 
 
 def test_a_refused_displacement_counts_nothing() -> None:
@@ -475,7 +476,7 @@ def test_a_refused_displacement_counts_nothing() -> None:
     one = gate()
     one.may_displace(1000, 0.0, 10.0)
 
-    assert one.displaces_at_s(0.0) == PATIENCE_S
+    assert one.displaces_at_s(0.0) == MOST_FILL_S
 
 
 # Warmth
@@ -509,6 +510,51 @@ def test_a_prefix_that_was_given_up_is_cold() -> None:
     assert one.warm_tokens(session_a) == 0
     one.rest(session_a, 120, 1.0)
     assert one.warm_tokens(session_a) == 120
+
+
+def filling(one: SessionGate, per_s: int, *, is_busy: bool = True, tells: bool = True) -> float:
+    """Let an engine compute so many prompt tokens in a second for a minute; return the patience of a session then."""
+    for second in range(61):
+        one.learn(
+            engine(prefix_hits=0 if tells else None, computed=second * per_s), float(second), is_busy=is_busy
+        )
+    return one.displaces_at_s(0.0)
+
+
+@pytest.mark.parametrize(
+    ("per_s", "fill_s"), [(100, KV_TOKENS / 100), (10_000, LEAST_FILL_S), (10, MOST_FILL_S), (0, MOST_FILL_S)]
+)
+def test_patience_is_what_a_cache_takes_to_fill(per_s: int, fill_s: float) -> None:
+    """An engine that computes fast for its cache's size is spared less, within bounds."""
+    assert filling(gate(), per_s) == pytest.approx(fill_s, rel=0.01)
+
+
+def test_a_turnover_is_ten_fills() -> None:
+    """A quick engine lets a cache be displaced sooner."""
+    one = gate()
+    fill_s = filling(one, 100)
+    assert one.may_displace(KV_TOKENS // 10, 0.0, 60.0)
+
+    assert one.displaces_at_s(0.0) == pytest.approx(60.0 + FILLS * fill_s / 10)
+
+
+def test_where_little_is_computed_nothing_is_known_of_the_speed() -> None:
+    """Neither by an engine that is mostly idle, nor by one that tells nothing, nor by one of unknown size."""
+    assert filling(SessionGate(), 100, is_busy=False) == MOST_FILL_S
+    assert filling(gate(), 100, tells=False) == MOST_FILL_S
+    one = SessionGate()
+    for second in range(61):
+        one.learn(engine(None, prefix_hits=0, computed=100 * second), float(second), is_busy=True)
+    assert one.displaces_at_s(0.0) == MOST_FILL_S
+
+
+def test_samples_of_one_moment_tell_no_speed() -> None:
+    """Two workers' samples may come at once."""
+    one = gate()
+    for computed in (0, 500):
+        one.learn(engine(prefix_hits=0, computed=computed), 1.0, is_busy=True)
+
+    assert one.displaces_at_s(0.0) == MOST_FILL_S
 
 
 # Learning
