@@ -264,9 +264,7 @@ class SeedOptions(Output):
     ] = 1
     limit: Annotated[
         int | None,
-        typer.Option(
-            min=1, help="Muster's limit in flight. [engine's slots + 2, or 256]", show_default=False
-        ),
+        typer.Option(min=1, help="Muster's limit in flight. [engine's slots, or 256]", show_default=False),
     ] = None
 
 

@@ -14,7 +14,6 @@ import httpx
 from muster_observability import server
 from muster_proxy.embedded.command import prepare_weights
 from muster_proxy.embedded.settings import EngineSettings
-from muster_proxy.up.parts import ENGINE_QUEUE
 
 START_WITHIN_S = 300.0
 STOP_WITHIN_S = 10.0
@@ -65,7 +64,7 @@ def embedded_engine() -> Generator[tuple[str, int]]:
     engine = EngineSettings()
     prepare_weights(engine, None)
     with muster("engine", "--slots", str(engine.slots), ready_path="/health") as url:
-        yield url, engine.slots + ENGINE_QUEUE
+        yield url, engine.slots
 
 
 @contextlib.contextmanager

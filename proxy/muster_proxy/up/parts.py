@@ -7,10 +7,6 @@ from dataclasses import dataclass
 from muster_observability.server import LOOPBACK
 from muster_proxy.settings import Settings
 
-# Requests that wait inside the engine beside those it works on, so that a slot which falls free is taken
-# before the proxy has heard of it. The rest wait in the proxy, where they can be ordered and cancelled.
-ENGINE_QUEUE = 2
-
 
 @dataclass(frozen=True, slots=True)
 class Part:
@@ -40,14 +36,15 @@ def of(settings: Settings, agent_port: int) -> list[Part]:
     """The three parts, in the order in which requests reach them, last first."""
     engine_url = f"http://{LOOPBACK}:{settings.engine.port}"
     proxy_url = f"http://{LOOPBACK}:{settings.proxy.port}"
-    limit = settings.engine.slots + ENGINE_QUEUE
     return [
         Part("engine", _engine(settings), engine_url, "/health", restarts=True),
         Part(
             "proxy",
             (
                 *("proxy", "--port", str(settings.proxy.port), "--upstream", engine_url),
-                *("--tool-mode", "emulated", "--limit", str(limit)),
+                # None beyond its slots: what waits in the engine has no order, and a slot is taken again within
+                # milliseconds, where an answer takes seconds.
+                *("--tool-mode", "emulated", "--limit", str(settings.engine.slots)),
             ),
             proxy_url,
             "/health/ready",
