@@ -67,7 +67,12 @@ LEAST_LOST = 0.3
 
 HITS_WINDOW_S = 10.0
 BUSY_WINDOW_S = 3.0
+"""What was before counts less by a factor of e for each of them. The second is short: it has to see that an engine
+has nothing to do before sessions of a few short calls are over."""
+
 LEAST_BUSY = 0.2
+"""Of an engine that is busy for less of its time, nothing is learned of how fast it computes."""
+
 CALM_S = 30.0
 """When nothing has been held for so long, the share begins again: what was learned was of other sessions."""
 
@@ -80,6 +85,7 @@ FILLS = 10.0
 """So the engine spends a tenth of its time on what it computes again for sessions that were displaced."""
 
 FILL_LEARNING_RATE = 0.2
+"""Of a sample; there are one to four in a second."""
 
 GONE_PAUSES = 3.0
 LEAST_GONE_AFTER_S, MOST_GONE_AFTER_S = 2.0, 6 * IDLE_HALF_LIFE_S
